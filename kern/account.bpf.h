@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From a struct packet to the table.  Rules:
+ *
+ * - One entry a key.  Whoever misses it inserts a blank one; who loses that race
+ *   finds the winner's.
+ * - An entry changes under its lock only, so that no count is lost between CPUs
+ *   and all fields are of the same packets.  A lock costs one atomic operation;
+ *   atomic counters would cost one each.  (An LRU map takes no bpf_spin_lock.)
+ * - The lock is held for some 20 ns.  Who cannot have it within LOCK_SPINS tries
+ *   (its holder was interrupted) adds packets, octets and flags atomically, apart
+ *   from the rest, and goes on; the collector puts the two together.
+ * - The collector marks an entry taken, under the lock, before it deletes it.
+ *   Who finds it taken looks again, and finds or makes the next one.
+ */
+#ifndef ACCOUNT_BPF_H
+#define ACCOUNT_BPF_H
+
+#define ENTRY_TRIES 4
+#define COUNTED IGNORED_REASONS
+
+static __always_inline int try_lock(struct flow_counters *counters)
+{
+	return __sync_val_compare_and_swap(&counters->lock, LOCK_FREE, LOCK_PACKET) == LOCK_FREE;
+}
+
+/* Apart, so that the verifier walks the loop once and not once for every way that leads here. */
+SUBPROGRAM int wait_for_lock(struct flow_counters *counters)
+{
+	if (!counters)
+		return 0;
+	for (int spin = 0; spin < LOCK_SPINS; spin++)
+		if (try_lock(counters))
+			return 1;
+	return 0;
+}
+
+static __always_inline int lock_counters(struct flow_counters *counters)
+{
+	return try_lock(counters) || wait_for_lock(counters);
+}
+
+/* A plain store releases the lock where the CPU keeps stores in order; elsewhere it takes a barrier. */
+static __always_inline void unlock_counters(struct flow_counters *counters)
+{
+	if (plain_unlock) {
+		asm volatile("" ::: "memory");
+		*(volatile __u64 *)&counters->lock = LOCK_FREE;
+	} else {
+		__sync_lock_test_and_set(&counters->lock, LOCK_FREE);
+	}
+}
+
+static __always_inline __u64 now_ns(struct __sk_buff *skb)
+{
+	if (time_source == TIME_SKB_TSTAMP)
+		return skb->tstamp;
+	if (time_source == TIME_COARSE)
+		return bpf_ktime_get_coarse_ns();
+	return bpf_ktime_get_ns();
+}
+
+static __always_inline __u32 size_bin(__u32 length)
+{
+	if (length < 128)
+		return 0;
+	if (length < 256)
+		return 1;
+	if (length < 512)
+		return 2;
+	if (length < 1024)
+		return 3;
+	return length < 1514 ? 4 : 5;
+}
+
+static __always_inline __u32 ttl_bin(__u8 ttl)
+{
+	if (ttl <= 1)
+		return 0;
+	if (ttl <= 5)
+		return 1;
+	return ((ttl - 1) >> 5) + 2; /* 6..32, 33..64, ... 225..255 */
+}
+
+/* What a record says of its first packet, and where minimum and maximum start. */
+static __always_inline void begin_record(struct flow_counters *counters, const struct packet *packet)
+{
+	counters->first_seen_mono_ns = packet->now_mono_ns;
+	counters->class_of_service = packet->class_of_service;
+	counters->flow_label = packet->flow_label;
+	counters->icmp_type = packet->icmp_type;
+	counters->icmp_code = packet->icmp_code;
+	counters->minimum_ip_length = packet->last_ip_length;
+	counters->minimum_ttl = packet->ttl;
+	counters->minimum_interval_ns = ~0ULL;
+	if (!counters->born_mono_ns)
+		counters->born_mono_ns = packet->now_mono_ns;
+}
+
+/* The segments of a super-packet arrive together: one interval, and the rest are 0. */
+static __always_inline void account_interval(struct flow_counters *counters, const struct packet *packet)
+{
+	__u64 interval = packet->now_mono_ns - counters->last_seen_mono_ns;
+	__u64 low = interval & 0xffffffff, high = interval >> 32;
+	__u64 square = low * low;
+
+	if (interval < counters->minimum_interval_ns)
+		counters->minimum_interval_ns = interval;
+	if (interval > counters->maximum_interval_ns)
+		counters->maximum_interval_ns = interval;
+	if (high) { /* over 4.3 s: (high * 2^32 + low)^2 in 128 bits */
+		__u64 cross = low * high;
+		__u64 sum = square + (cross << 33);
+
+		counters->interval_squares_high += high * high + (cross >> 31) + (sum < square);
+		square = sum;
+	}
+	counters->interval_squares_low += square;
+	counters->interval_squares_high += counters->interval_squares_low < square;
+}
+
+static __always_inline void account_sizes(struct flow_counters *counters, const struct packet *packet)
+{
+	__u32 full = packet->segments - 1;
+
+	if (full) {
+		if (packet->segment_ip_length > counters->maximum_ip_length)
+			counters->maximum_ip_length = packet->segment_ip_length;
+		counters->size_histogram[size_bin(packet->segment_ip_length)] += full;
+	}
+	if (packet->last_ip_length > counters->maximum_ip_length)
+		counters->maximum_ip_length = packet->last_ip_length;
+	if (packet->last_ip_length < counters->minimum_ip_length)
+		counters->minimum_ip_length = packet->last_ip_length;
+	counters->size_histogram[size_bin(packet->last_ip_length)]++;
+}
+
+static __always_inline void account_ttl(struct flow_counters *counters, const struct packet *packet)
+{
+	if (packet->ttl < counters->minimum_ttl)
+		counters->minimum_ttl = packet->ttl;
+	if (packet->ttl > counters->maximum_ttl)
+		counters->maximum_ttl = packet->ttl;
+	counters->ttl_histogram[ttl_bin(packet->ttl)] += packet->segments;
+}
+
+/* Under the lock.  Says whether a record began. */
+static __always_inline int account_packet(struct flow_counters *counters, struct packet *packet,
+					  const struct other_side *other)
+{
+	int begins = counters->packets == 0;
+
+	/* Another CPU may have read its clock later and come first. */
+	if (packet->now_mono_ns < counters->last_seen_mono_ns)
+		packet->now_mono_ns = counters->last_seen_mono_ns;
+	if (begins)
+		begin_record(counters, packet);
+	else
+		account_interval(counters, packet);
+	counters->last_seen_mono_ns = packet->now_mono_ns;
+	counters->packets += packet->segments;
+	counters->octets += packet->wire_ip_octets;
+	counters->layer2_octets += packet->wire_layer2_octets;
+	account_sizes(counters, packet);
+	account_ttl(counters, packet);
+	if (packet->key.protocol == IPPROTO_TCP && !packet->later_fragment)
+		account_tcp(counters, packet, other);
+	return begins;
+}
+
+static __always_inline struct flow_counters *find_or_insert(struct packet *packet)
+{
+	struct flow_key *key = &packet->key;
+	struct flow_counters *counters = map_lookup(flows, key);
+	struct flow_counters *start;
+	__u32 zero = 0;
+
+	if (counters)
+		return counters;
+	start = map_lookup(blank, &zero);
+	if (start && map_insert(flows, key, start) == 0)
+		packet->entries_made++;
+	return map_lookup(flows, key);
+}
+
+/*
+ * Without the lock.  An entry that is being taken may have been read already, and
+ * one whose record has not begun has no start: nothing is added to either.
+ */
+static __always_inline __u32 account_late(struct flow_counters *counters, struct packet *packet)
+{
+	if (*(volatile __u64 *)&counters->lock == LOCK_TAKER || !counters->packets)
+		return IGNORED_CONTENDED;
+	__sync_fetch_and_add(&counters->late_packets, packet->segments);
+	__sync_fetch_and_add(&counters->late_octets, packet->wire_ip_octets);
+	__sync_fetch_and_add(&counters->late_layer2_octets, packet->wire_layer2_octets);
+	__sync_fetch_and_or(&counters->late_tcp_control_bits, packet->tcp_control_bits);
+	packet->late = 1;
+	return COUNTED;
+}
+
+/* COUNTED, or the reason why not. */
+static __always_inline __u32 account(struct packet *packet, int *begins)
+{
+	__u32 why = IGNORED_TABLE_FULL;
+
+	for (int try = 0; try < ENTRY_TRIES; try++) {
+		struct flow_counters *counters = find_or_insert(packet);
+		struct other_side other = {};
+
+		if (!counters)
+			continue;
+		if (packet->key.protocol == IPPROTO_TCP) {
+			if (starts_before_highest(counters, packet))
+				look_at_other_side(&packet->key, counters, &other);
+			if ((packet->tcp_control_bits & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+				settle_window_scale(&packet->key, packet);
+		}
+		if (!lock_counters(counters))
+			return account_late(counters, packet);
+		if (counters->state == FLOW_LIVE) {
+			*begins = account_packet(counters, packet, &other);
+			unlock_counters(counters);
+			return COUNTED;
+		}
+		unlock_counters(counters);
+		why = IGNORED_CONTENDED;
+	}
+	return why;
+}
+
+static __always_inline struct interface_totals *totals_of(__u32 ifindex, __u32 direction)
+{
+	struct totals_key key = { .ifindex = ifindex, .direction = direction };
+	struct interface_totals *own = map_lookup(totals, &key);
+	struct interface_totals *start;
+	__u32 zero = 0;
+
+	if (own)
+		return own;
+	start = map_lookup(blank_totals, &zero);
+	if (start)
+		map_insert(totals, &key, start);
+	own = map_lookup(totals, &key);
+	if (own)
+		return own;
+	key.ifindex = 0; /* the loader made this one, for when the map is full */
+	return map_lookup(totals, &key);
+}
+
+#endif /* ACCOUNT_BPF_H */

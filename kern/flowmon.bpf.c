@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The programs.  A packet walks so, and always goes on as if we were not there:
+ *
+ *   skb ── parse ──▶ struct packet ── account ──▶ entry of `flows`
+ *            │                          │
+ *            └──── reason why not ──────┴──▶ totals of the observation point
+ *
+ * Four programs observe: two hooks, with or without an Ethernet header.  The
+ * fifth, `take`, never meets a packet: the collector runs it to take flows out.
+ */
+#include "compat.h"
+#include "flowmon.h"
+#include "maps.bpf.h"
+
+SETTING(__u32, time_source);
+SETTING(__u32, plain_unlock);
+
+#include "parse.bpf.h"
+#include "tcp.bpf.h"
+#include "account.bpf.h"
+
+/* What begins afresh with a record: all but the TCP state in front and the late counts behind. */
+#define RECORD_BYTES                                              \
+	(__builtin_offsetof(struct flow_counters, late_packets) - \
+	 __builtin_offsetof(struct flow_counters, first_seen_mono_ns))
+
+static __always_inline void add_to_totals(const struct packet *packet, __u32 outcome, int begins)
+{
+	struct interface_totals *point = totals_of(packet->key.ifindex, packet->key.direction);
+
+	if (!point)
+		return;
+	point->seen_packets += packet->segments;
+	point->seen_octets += packet->wire_layer2_octets;
+	point->entries_made += packet->entries_made;
+	if (outcome == COUNTED) {
+		point->counted_packets += packet->segments;
+		point->counted_octets += packet->wire_layer2_octets;
+		point->flows_inserted += begins;
+		point->late_packets += packet->late ? packet->segments : 0;
+		return;
+	}
+	if (outcome >= IGNORED_REASONS)
+		return;
+	point->ignored_packets[outcome] += packet->segments;
+	point->ignored_octets[outcome] += packet->wire_layer2_octets;
+	point->insertions_failed += outcome == IGNORED_TABLE_FULL;
+}
+
+static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int has_ethernet)
+{
+	struct packet packet = {};
+	int begins = 0;
+	__u32 outcome;
+
+	packet.key.ifindex = skb->ifindex;
+	packet.key.direction = direction;
+	packet.window_scale = TCP_NO_WINDOW_SCALE;
+	packet.buffer_length = skb->len;
+	outcome = parse(skb, &packet, has_ethernet);
+	if (outcome == PARSED) {
+		packet.now_mono_ns = now_ns(skb);
+		outcome = account(&packet, &begins);
+	} else {
+		packet.segments = skb->gso_segs ? skb->gso_segs : 1;
+		packet.wire_layer2_octets = packet.buffer_length;
+	}
+	add_to_totals(&packet, outcome, begins);
+	return TC_ACT_UNSPEC;
+}
+
+PROGRAM(ingress_ethernet)(struct __sk_buff *skb)
+{
+	return observe(skb, FLOW_INGRESS, 1);
+}
+
+PROGRAM(egress_ethernet)(struct __sk_buff *skb)
+{
+	return observe(skb, FLOW_EGRESS, 1);
+}
+
+PROGRAM(ingress_ip)(struct __sk_buff *skb)
+{
+	return observe(skb, FLOW_INGRESS, 0);
+}
+
+PROGRAM(egress_ip)(struct __sk_buff *skb)
+{
+	return observe(skb, FLOW_EGRESS, 0);
+}
+
+/* Puts what was added without the lock to the copy, and takes it out of the entry. */
+static __always_inline void fold_late(struct flow_counters *counters, struct flow_counters *result)
+{
+	__u16 bits;
+
+	if (!counters->late_packets)
+		return;
+	result->packets += __sync_lock_test_and_set(&counters->late_packets, 0);
+	result->octets += __sync_lock_test_and_set(&counters->late_octets, 0);
+	result->layer2_octets += __sync_lock_test_and_set(&counters->late_layer2_octets, 0);
+	bits = __sync_lock_test_and_set(&counters->late_tcp_control_bits, 0);
+	result->tcp_control_bits |= bits;
+}
+
+static __always_inline int lock_for_taking(struct flow_counters *counters)
+{
+	for (int spin = 0; spin < LOCK_SPINS; spin++)
+		if (__sync_val_compare_and_swap(&counters->lock, LOCK_FREE, LOCK_TAKER) == LOCK_FREE)
+			return 1;
+	return 0;
+}
+
+/*
+ * Serves the next request of the batch: copies the entry's counters out and,
+ * under the same lock, either begins a new record in it or marks it taken, and
+ * then deletes it.  Run with BPF_PROG_TEST_RUN, `repeat` = the batch's length.
+ * An entry that cannot be locked stays for the next time.
+ */
+PROGRAM(take)(struct __sk_buff *skb)
+{
+	struct flow_counters *counters, *result;
+	struct take_request *request;
+	struct take_books *books;
+	__u32 zero = 0, index;
+
+	books = map_lookup(take_books, &zero);
+	if (!books)
+		return TC_ACT_UNSPEC;
+	index = books->cursor;
+	request = map_lookup(take_requests, &index);
+	result = map_lookup(take_results, &index);
+	if (!request || !result)
+		return TC_ACT_UNSPEC;
+	counters = map_lookup(flows, &request->key);
+	request->found = counters && lock_for_taking(counters);
+	if (request->found) {
+		*result = *counters;
+		fold_late(counters, result);
+		if (request->keep_entry)
+			__builtin_memset(&counters->first_seen_mono_ns, 0, RECORD_BYTES);
+		else
+			counters->state = FLOW_TAKEN;
+		unlock_counters(counters);
+		if (!request->keep_entry)
+			map_delete(flows, &request->key);
+		books->taken_flows += result->packets != 0;
+		books->taken_packets += result->packets;
+		books->taken_octets += result->layer2_octets;
+	}
+	books->cursor = index + 1;
+	return TC_ACT_UNSPEC;
+}
+
+#ifndef FLOWMON_BCC
+char _license[] SEC("license") = "Dual BSD/GPL";
+#endif

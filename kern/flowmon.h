@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the kernel programs and the collector share: the only declaration of
+ * each kernel field.  flowmon/abi.py mirrors it as NumPy dtypes, and a test
+ * holds those against the BTF of the built object.
+ *
+ * Host byte order throughout, except the addresses (network order, bytes).
+ * Times are CLOCK_MONOTONIC nanoseconds, 0 = never.
+ * A change of layout or meaning takes a new FLOWMON_ABI_VERSION.
+ */
+#ifndef FLOWMON_H
+#define FLOWMON_H
+
+#define FLOWMON_ABI_VERSION 1
+
+#define FLOWMON_SIZE_BINS 6
+#define FLOWMON_TTL_BINS 10
+
+/* IANA flowDirection (element 61). */
+enum flow_direction {
+	FLOW_INGRESS = 0,
+	FLOW_EGRESS = 1,
+};
+
+/* One direction of a flow at one observation point. */
+struct flow_key {
+	__u8 source_address[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u8 destination_address[16];
+	__u16 source_port; /* ICMP: the identifier, in both port fields */
+	__u16 destination_port;
+	__u32 ifindex;
+	__u16 vlan_id; /* 0 = untagged */
+	__u16 icmp_class; /* type << 8 | code; of a query, for its reply too */
+	__u8 protocol;
+	__u8 ip_version;
+	__u8 direction; /* enum flow_direction */
+	__u8 padding;
+};
+_Static_assert(sizeof(struct flow_key) == 48, "flow_key is 48 bytes without holes");
+
+enum flow_state {
+	FLOW_LIVE = 0,
+	FLOW_TAKEN = 1, /* copied out, about to be deleted: do not count here */
+};
+
+/* What this direction has done to end the connection; outlives a record. */
+enum tcp_closing {
+	TCP_CLOSING_FIN = 1,
+	TCP_CLOSING_RST = 2,
+};
+
+#define TCP_NO_WINDOW_SCALE 255
+
+/*
+ * The counters of one flow_key.  The first part lives as long as the entry
+ * (it carries the TCP state over an active timeout); from first_seen_mono_ns
+ * on, all is of the current record and starts afresh with the next one.
+ * packets == 0 means that the current record has not begun.
+ */
+struct flow_counters {
+	__u64 lock; /* enum flow_lock */
+	__u64 last_seen_mono_ns;
+	__u64 born_mono_ns; /* first packet of the entry */
+	__u64 next_sequence_mono_ns; /* when next_sequence last advanced */
+	__u64 syn_mono_ns; /* latest SYN */
+	__u64 first_ack_mono_ns; /* first segment that is nothing but an ACK */
+	__u32 next_sequence; /* highest sequence number sent, plus one */
+	__u32 last_ack;
+	__u32 initial_sequence; /* of the latest SYN */
+	__u16 raw_window; /* latest, not scaled */
+	__u16 maximum_segment_size; /* SYN option, 0 = none */
+	__u8 state; /* enum flow_state */
+	__u8 tcp_closing; /* enum tcp_closing, a set */
+	__u8 sequence_known;
+	__u8 duplicate_acks; /* in a row */
+	__u8 window_scale; /* SYN option, or TCP_NO_WINDOW_SCALE */
+	__u8 window_shift; /* window_scale where both sides offered it, else 0 */
+	__u8 padding[2];
+
+	__u64 first_seen_mono_ns;
+	__u64 packets; /* on the wire */
+	__u64 octets; /* IP */
+	__u64 layer2_octets;
+	__u32 minimum_ip_length;
+	__u32 maximum_ip_length;
+	__u32 flow_label; /* of the record's first packet, as the next three */
+	__u8 class_of_service;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 minimum_ttl;
+	__u8 maximum_ttl;
+	__u8 windows_seen; /* minimum_window and maximum_window hold */
+	__u16 tcp_control_bits;
+	__u32 minimum_window; /* scaled */
+	__u32 maximum_window;
+	__u32 padding2;
+	__u64 minimum_interval_ns; /* holds from two arrivals on, ~0 before */
+	__u64 maximum_interval_ns;
+	__u64 interval_squares_low; /* sum of squares in ns^2, 128 bits */
+	__u64 interval_squares_high;
+	__u64 size_histogram[FLOWMON_SIZE_BINS]; /* IP length <128 <256 <512 <1024 <1514 more */
+	__u64 ttl_histogram[FLOWMON_TTL_BINS]; /* <=1 <=5 <=32, then steps of 32 to 255 */
+	__u64 syn_packets;
+	__u64 fin_packets;
+	__u64 rst_packets;
+	__u64 retransmitted_packets;
+	__u64 retransmitted_octets; /* TCP payload */
+	__u64 out_of_order_packets;
+	__u64 out_of_order_octets;
+
+	/* Of packets that could not have the lock: added atomically, apart from all the rest. */
+	__u64 late_packets;
+	__u64 late_octets;
+	__u64 late_layer2_octets;
+	__u64 late_tcp_control_bits;
+};
+_Static_assert(sizeof(struct flow_counters) == 384, "flow_counters is 384 bytes without holes");
+
+enum flow_lock {
+	LOCK_FREE = 0,
+	LOCK_PACKET = 1,
+	LOCK_TAKER = 2,
+};
+
+/* Why a packet that a program saw is in no flow. */
+enum ignored_reason {
+	IGNORED_NOT_IP,
+	IGNORED_TRUNCATED, /* the packet ends within a header */
+	IGNORED_BAD_IP_HEADER, /* version, header length or total length cannot be */
+	IGNORED_BAD_TRANSPORT_HEADER, /* TCP data offset cannot be */
+	IGNORED_NO_MEMORY, /* the kernel could not make the headers readable */
+	IGNORED_TABLE_FULL, /* no entry could be made */
+	IGNORED_CONTENDED, /* the entry was being taken out, and that took too long */
+	IGNORED_REASONS,
+};
+
+/* Totals of one observation point, per CPU. */
+struct totals_key {
+	__u32 ifindex; /* 0 = all that found no entry of their own */
+	__u32 direction;
+};
+
+struct interface_totals {
+	__u64 seen_packets; /* on the wire */
+	__u64 seen_octets; /* layer 2 */
+	__u64 counted_packets;
+	__u64 counted_octets;
+	__u64 flows_inserted; /* records begun: in a new entry, or in one that an active timeout kept */
+	__u64 entries_made;
+	__u64 insertions_failed;
+	__u64 late_packets; /* counted in packets, octets and flags only: the entry was locked */
+	__u64 ignored_packets[IGNORED_REASONS];
+	__u64 ignored_octets[IGNORED_REASONS];
+};
+
+/* One flow that the collector takes out of the table. */
+struct take_request {
+	struct flow_key key;
+	__u32 keep_entry; /* 1: it goes on, begin a new record in the same entry */
+	__u32 found; /* set by the program */
+};
+
+/* The running books of what was taken, and where the take program stands. */
+struct take_books {
+	__u64 cursor; /* next request to serve */
+	__u64 taken_flows;
+	__u64 taken_packets;
+	__u64 taken_octets; /* layer 2, as seen_octets */
+};
+
+/* Written once by the loader: what is loaded, and how. */
+struct loaded_info {
+	__u32 abi_version;
+	__u32 loader; /* 1 libbpf, 2 BCC */
+	__u32 follow_directions; /* attach to new interfaces: 1 ingress | 2 egress */
+	__u32 time_source;
+	__u32 owner_pid; /* who takes it all away when it ends; 0 = nobody, it stays */
+	__u32 padding;
+	__u64 loaded_mono_ns;
+};
+
+/* What we did to an interface, so that exactly that can be undone. */
+struct attachment {
+	__u32 directions; /* 1 ingress | 2 egress */
+	__u32 made_clsact; /* the clsact qdisc is ours */
+};
+
+enum time_source {
+	TIME_MONOTONIC = 0, /* bpf_ktime_get_ns */
+	TIME_SKB_TSTAMP = 1, /* skb->tstamp, for captures run through BPF_PROG_TEST_RUN */
+	TIME_COARSE = 2, /* bpf_ktime_get_coarse_ns: cheap, as fine as a tick */
+};
+
+#endif /* FLOWMON_H */
