@@ -1,0 +1,14 @@
+"""A segment overtaken by the one behind it, over IPv6."""
+
+from craft import CLIENT6, SERVER6, Frame, Tcp
+
+
+def frames() -> list[Frame]:
+    tcp = Tcp(CLIENT6, SERVER6)
+    return [
+        *tcp.handshake(),
+        tcp.client(30, "PA", seq=1, ack=1, octets=100),
+        tcp.client(31, "PA", seq=201, ack=1, octets=100),
+        tcp.client(41, "PA", seq=101, ack=1, octets=100),  # 10 ms late: within the round trip of 20 ms
+        tcp.server(51, "A", seq=1, ack=301),
+    ]
