@@ -1,0 +1,177 @@
+"""The kernel's structs as NumPy dtypes, a mirror of kern/flowmon.h.
+
+Names, offsets and sizes are held against the BTF of the built object by
+tests/test_abi.py. All integers are of the host's byte order; addresses are 16
+bytes in network order (IPv4 as ::ffff:a.b.c.d); times are CLOCK_MONOTONIC
+nanoseconds, 0 meaning never.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+ABI_VERSION = 1
+
+SIZE_BINS = 6
+TTL_BINS = 10
+TAKE_BATCH = 4096
+NO_WINDOW_SCALE = 255
+
+
+class Direction(IntEnum):
+    """IANA flowDirection (element 61)."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class FlowState(IntEnum):
+    """Whether an entry of the table is in use."""
+
+    LIVE = 0
+    TAKEN = 1
+
+
+class Closing(IntEnum):
+    """What a TCP direction has done to end its connection; a set of bits."""
+
+    FIN = 1
+    RST = 2
+
+
+class Ignored(IntEnum):
+    """Why a packet that a program saw is in no flow."""
+
+    NOT_IP = 0
+    TRUNCATED = 1
+    BAD_IP_HEADER = 2
+    BAD_TRANSPORT_HEADER = 3
+    NO_MEMORY = 4
+    TABLE_FULL = 5
+    CONTENDED = 6
+
+
+class TimeSource(IntEnum):
+    """Where a packet's time comes from."""
+
+    MONOTONIC = 0
+    SKB_TSTAMP = 1
+    COARSE = 2
+
+
+class Loader(IntEnum):
+    """What loaded the programs."""
+
+    LIBBPF = 1
+    BCC = 2
+
+
+FLOW_KEY = np.dtype(
+    [
+        ("source_address", "u1", 16),
+        ("destination_address", "u1", 16),
+        ("source_port", "u2"),
+        ("destination_port", "u2"),
+        ("ifindex", "u4"),
+        ("vlan_id", "u2"),
+        ("icmp_class", "u2"),
+        ("protocol", "u1"),
+        ("ip_version", "u1"),
+        ("direction", "u1"),
+        ("padding", "u1"),
+    ]
+)
+
+FLOW_COUNTERS = np.dtype(
+    [
+        ("lock", "u8"),
+        ("last_seen_mono_ns", "u8"),
+        ("born_mono_ns", "u8"),
+        ("next_sequence_mono_ns", "u8"),
+        ("syn_mono_ns", "u8"),
+        ("first_ack_mono_ns", "u8"),
+        ("next_sequence", "u4"),
+        ("last_ack", "u4"),
+        ("initial_sequence", "u4"),
+        ("raw_window", "u2"),
+        ("maximum_segment_size", "u2"),
+        ("state", "u1"),
+        ("tcp_closing", "u1"),
+        ("sequence_known", "u1"),
+        ("duplicate_acks", "u1"),
+        ("window_scale", "u1"),
+        ("window_shift", "u1"),
+        ("padding", "u1", 2),
+        ("first_seen_mono_ns", "u8"),
+        ("packets", "u8"),
+        ("octets", "u8"),
+        ("layer2_octets", "u8"),
+        ("minimum_ip_length", "u4"),
+        ("maximum_ip_length", "u4"),
+        ("flow_label", "u4"),
+        ("class_of_service", "u1"),
+        ("icmp_type", "u1"),
+        ("icmp_code", "u1"),
+        ("minimum_ttl", "u1"),
+        ("maximum_ttl", "u1"),
+        ("windows_seen", "u1"),
+        ("tcp_control_bits", "u2"),
+        ("minimum_window", "u4"),
+        ("maximum_window", "u4"),
+        ("padding2", "u4"),
+        ("minimum_interval_ns", "u8"),
+        ("maximum_interval_ns", "u8"),
+        ("interval_squares_low", "u8"),
+        ("interval_squares_high", "u8"),
+        ("size_histogram", "u8", SIZE_BINS),
+        ("ttl_histogram", "u8", TTL_BINS),
+        ("syn_packets", "u8"),
+        ("fin_packets", "u8"),
+        ("rst_packets", "u8"),
+        ("retransmitted_packets", "u8"),
+        ("retransmitted_octets", "u8"),
+        ("out_of_order_packets", "u8"),
+        ("out_of_order_octets", "u8"),
+        ("late_packets", "u8"),
+        ("late_octets", "u8"),
+        ("late_layer2_octets", "u8"),
+        ("late_tcp_control_bits", "u8"),
+    ]
+)
+
+TOTALS_KEY = np.dtype([("ifindex", "u4"), ("direction", "u4")])
+
+INTERFACE_TOTALS = np.dtype(
+    [
+        ("seen_packets", "u8"),
+        ("seen_octets", "u8"),
+        ("counted_packets", "u8"),
+        ("counted_octets", "u8"),
+        ("flows_inserted", "u8"),
+        ("entries_made", "u8"),
+        ("insertions_failed", "u8"),
+        ("late_packets", "u8"),
+        ("ignored_packets", "u8", len(Ignored)),
+        ("ignored_octets", "u8", len(Ignored)),
+    ]
+)
+
+TAKE_REQUEST = np.dtype([("key", FLOW_KEY), ("keep_entry", "u4"), ("found", "u4")])
+
+TAKE_BOOKS = np.dtype(
+    [("cursor", "u8"), ("taken_flows", "u8"), ("taken_packets", "u8"), ("taken_octets", "u8")]
+)
+
+LOADED_INFO = np.dtype(
+    [
+        ("abi_version", "u4"),
+        ("loader", "u4"),
+        ("follow_directions", "u4"),
+        ("time_source", "u4"),
+        ("owner_pid", "u4"),
+        ("padding", "u4"),
+        ("loaded_mono_ns", "u8"),
+    ]
+)
+
+ATTACHMENT = np.dtype([("directions", "u4"), ("made_clsact", "u4")])

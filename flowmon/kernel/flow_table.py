@@ -1,0 +1,227 @@
+"""The flow table in the kernel, read into NumPy: no Python object per flow.
+
+Rules:
+- `snapshot` looks and changes nothing. While packets arrive it is of no one
+  moment, so totals come from what `take` returns.
+- `take` copies an entry's counters and deletes it (or begins a new record in it)
+  under the entry's lock, in the kernel: no packet is lost between the two.
+- The books are in the kernel too, so they outlive the collector.
+"""
+
+import errno
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flowmon import abi
+from flowmon.kernel import libbpf
+from flowmon.kernel.pins import PinSet
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SCAN_BATCH = 8192  # more is no faster
+
+# What expiry and pairing look at; the rest of the counters is read when a flow is taken.
+FLOW_STATE = np.dtype(
+    [
+        ("last_seen_mono_ns", "u8"),
+        ("born_mono_ns", "u8"),
+        ("first_seen_mono_ns", "u8"),
+        ("packets", "u8"),
+        ("layer2_octets", "u8"),
+        ("tcp_closing", "u1"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The table at one time: `keys` (FLOW_KEY) and `states` (FLOW_STATE), in step, each key once."""
+
+    keys: Array
+    states: Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Books:
+    """Where every packet and flow went, as far as the kernel knows.
+
+    Packets are on the wire, octets layer 2. `resident_*` is in the table now.
+    `late_packets` are counted ones, but in packets, octets and flags only.
+    """
+
+    seen_packets: int
+    seen_octets: int
+    counted_packets: int
+    counted_octets: int
+    ignored_packets: dict[str, int]
+    ignored_octets: dict[str, int]
+    flows_inserted: int
+    insertions_failed: int
+    late_packets: int
+    taken_flows: int
+    taken_packets: int
+    taken_octets: int
+    resident_flows: int
+    resident_packets: int
+    resident_octets: int
+
+    @property
+    def evicted_flows(self) -> int:
+        """Directed flows that the LRU table dropped unseen. Exact while no packet arrives."""
+        return max(0, self.flows_inserted - self.taken_flows - self.resident_flows)
+
+    @property
+    def evicted_packets(self) -> int:
+        """Packets of the evicted flows."""
+        return max(0, self.counted_packets - self.taken_packets - self.resident_packets)
+
+    @property
+    def evicted_octets(self) -> int:
+        """Layer 2 octets of the evicted flows."""
+        return max(0, self.counted_octets - self.taken_octets - self.resident_octets)
+
+
+class FlowTable:
+    """An open, pinned flow table with its companions. Close it after use."""
+
+    def __init__(self, pin_set: PinSet) -> None:
+        self._flows = pin_set.open_map("flows")
+        self._totals = pin_set.open_map("totals")
+        self._take = pin_set.open_program("take")
+        info = libbpf.map_info(self._flows)
+        self.id, self.max_flows = info.id, info.max_entries
+        self._requests = _map_into_memory(pin_set, "take_requests", abi.TAKE_REQUEST, abi.TAKE_BATCH)
+        self._results = _map_into_memory(pin_set, "take_results", abi.FLOW_COUNTERS, abi.TAKE_BATCH)
+        self._books = _map_into_memory(pin_set, "take_books", abi.TAKE_BOOKS, 1)
+        self._packet = np.zeros(64, "u1")
+        self._scan_size = SCAN_BATCH
+
+    def close(self) -> None:
+        """Closes the descriptors; the table stays."""
+        for fd in (self._flows, self._totals, self._take):
+            os.close(fd)
+
+    def snapshot(self) -> Snapshot:
+        """All entries, in no order."""
+        all_keys: list[Array] = []
+        all_states: list[Array] = []
+        cursor = np.zeros(1, "u8")
+        first = more = True
+        while more:
+            keys = np.empty(self._scan_size, abi.FLOW_KEY)
+            counters = np.empty(self._scan_size, abi.FLOW_COUNTERS)
+            try:
+                count, more = libbpf.lookup_batch(self._flows, cursor, keys, counters, first=first)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                self._scan_size *= 2  # a hash bucket with more entries than that: once, if ever
+                continue
+            first = False
+            states = np.empty(count, FLOW_STATE)
+            for name in FLOW_STATE.names or ():
+                states[name] = counters[name][:count]
+            states["packets"] += counters["late_packets"][:count]
+            states["layer2_octets"] += counters["late_layer2_octets"][:count]
+            # Late packets alone do not begin a record: it begins where the entry left off.
+            begun = states["first_seen_mono_ns"]
+            states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
+            all_keys.append(keys[:count])
+            all_states.append(states)
+        return Snapshot(np.concatenate(all_keys), np.concatenate(all_states))
+
+    def take(self, keys: Array, keep_entry: Array) -> tuple[Array, Array]:
+        """The final counters of `keys` (FLOW_COUNTERS, in step), and which were still there (bool).
+
+        An entry with `keep_entry` begins a new record and stays; the others are
+        deleted. Those not found were evicted since the snapshot.
+        """
+        counters = np.zeros(len(keys), abi.FLOW_COUNTERS)
+        found = np.zeros(len(keys), bool)
+        for start in range(0, len(keys), abi.TAKE_BATCH):
+            part = slice(start, start + abi.TAKE_BATCH)
+            size = len(keys[part])
+            self._requests["key"][:size] = keys[part]
+            self._requests["keep_entry"][:size] = keep_entry[part]
+            self._requests["found"][:size] = 0
+            self._books["cursor"] = 0
+            while (done := int(self._books["cursor"][0])) < size:
+                libbpf.test_run(self._take, self._packet, repeat=size - done)
+            found[part] = self._requests["found"][:size]
+            counters[part] = self._results[:size]
+        return counters, found
+
+    def inserted(self) -> int:
+        """Directed flows that began a record so far."""
+        _, totals = self.totals()
+        return int(totals["flows_inserted"].sum())
+
+    def entries_made(self) -> int:
+        """Entries made so far: cheap, for watching the pressure between intervals."""
+        _, totals = self.totals()
+        return int(totals["entries_made"].sum())
+
+    def taken(self) -> int:
+        """Directed flows taken so far."""
+        return int(self._books["taken_flows"][0])
+
+    def totals(self) -> tuple[Array, Array]:
+        """(TOTALS_KEY, INTERFACE_TOTALS summed over the CPUs) of each observation point."""
+        keys = libbpf.keys(self._totals, abi.TOTALS_KEY)
+        sums = np.zeros(len(keys), abi.INTERFACE_TOTALS)
+        values = np.zeros(libbpf.possible_cpus(), abi.INTERFACE_TOTALS)
+        for row in range(len(keys)):
+            libbpf.lookup(self._totals, keys[row : row + 1], values)
+            for name in abi.INTERFACE_TOTALS.names or ():
+                sums[name][row] = values[name].sum(axis=0)
+        return keys, sums
+
+    def books(self) -> Books:
+        """The books as they stand. Exact while no packet arrives; close to it otherwise."""
+        _, totals = self.totals()
+        resident = self.snapshot().states
+        taken = self._books[0]
+        return Books(
+            **{name: int(totals[name].sum()) for name in _SUMMED},
+            ignored_packets=_by_reason(totals["ignored_packets"]),
+            ignored_octets=_by_reason(totals["ignored_octets"]),
+            taken_flows=int(taken["taken_flows"]),
+            taken_packets=int(taken["taken_packets"]),
+            taken_octets=int(taken["taken_octets"]),
+            resident_flows=int(np.count_nonzero(resident["packets"])),
+            resident_packets=int(resident["packets"].sum()),
+            resident_octets=int(resident["layer2_octets"].sum()),
+        )
+
+
+_SUMMED = (
+    "seen_packets",
+    "seen_octets",
+    "counted_packets",
+    "counted_octets",
+    "flows_inserted",
+    "insertions_failed",
+    "late_packets",
+)
+
+
+def _by_reason(ignored: Array) -> dict[str, int]:
+    sums = ignored.sum(axis=0)
+    return {reason.name.lower(): int(sums[reason]) for reason in abi.Ignored}
+
+
+def _map_into_memory(pin_set: PinSet, name: str, dtype: np.dtype[Any], entries: int) -> Array:
+    """A mmapable array map as a NumPy array: what is written there, the programs see."""
+    fd = pin_set.open_map(name)
+    try:
+        memory = mmap.mmap(fd, entries * dtype.itemsize)
+    finally:
+        os.close(fd)
+    return np.frombuffer(memory, dtype, entries)

@@ -1,0 +1,312 @@
+"""Loads the programs, by libbpf or by BCC, and pins them with their maps.
+
+Rules:
+- What is pinned already is used, not replaced: a table outlives `unload`, and
+  loading on one more interface finds the programs that are there.
+- Sizes and settings are decided here, at load; nothing is rebuilt for them.
+- A load that fails leaves nothing behind that was not there before.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowmon import abi
+from flowmon.errors import ConfigError, KernelError
+from flowmon.kernel import libbpf, pins
+from flowmon.kernel.bcc_dialect import bcc_source
+from flowmon.kernel.clock import monotonic_ns
+from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, PinSet
+
+SOURCES = Path(__file__).resolve().parent.parent / "kern"
+SOURCE = SOURCES / "flowmon.bpf.c"
+OBJECT = SOURCES / "flowmon.bpf.o"
+DEFAULT_MAX_FLOWS = 65536
+
+# These keep stores in order (total store order): a plain store releases a lock.
+_ORDERED_STORES = ("x86_64", "i686", "s390x")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What is decided at load."""
+
+    loader: str = "auto"  # auto, libbpf, bcc
+    max_flows: int = DEFAULT_MAX_FLOWS  # directed flows in the table
+    time_source: abi.TimeSource = abi.TimeSource.MONOTONIC
+    object_path: Path = OBJECT
+    section: str = "tc"
+    owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
+
+    def settings(self) -> dict[str, int]:
+        """The programs' settings by name."""
+        return {
+            "time_source": int(self.time_source),
+            "plain_unlock": int(platform.machine() in _ORDERED_STORES),
+        }
+
+
+def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
+    """Loads and pins the programs unless they are there; says whether it did.
+
+    Raises KernelError or ConfigError with what to do.
+    """
+    require_root()
+    if pin_set.has_programs():
+        check_loaded(pin_set)
+        return False
+    pins.prepare_directory(pin_set.directory)
+    before = set(pin_set.directory.iterdir())
+    try:
+        loader = _choose_loader(options)
+        if loader is abi.Loader.LIBBPF:
+            _load_with_libbpf(pin_set, options)
+        else:
+            _load_with_bcc(pin_set, options)
+        _prepare_maps(pin_set, options, loader)
+    except BaseException:
+        for path in set(pin_set.directory.iterdir()) - before:
+            path.unlink()
+        if not before:
+            pin_set.remove()
+        raise
+    return True
+
+
+def check_loaded(pin_set: PinSet) -> None:
+    """Raises KernelError where nothing is pinned, or what another version means differently."""
+    os.close(pin_set.open_map("flows"))
+    version = int(read_loaded_info(pin_set)["abi_version"][0])
+    if version != abi.ABI_VERSION:
+        raise KernelError(
+            f"{pin_set.table_path} was loaded by another version of flowmon (layout {version}, this one has"
+            f" {abi.ABI_VERSION}): collect it with that one, then `flowmon purge` and load again"
+        )
+
+
+def require_root() -> None:
+    """Raises KernelError for who may not load programs."""
+    if os.geteuid() != 0:
+        raise KernelError("flowmon needs root (CAP_BPF and CAP_NET_ADMIN): run it with sudo")
+
+
+def table_bytes(pin_set: PinSet) -> int:
+    """Kernel memory that the flow table holds, by the kernel's own account."""
+    fd = pin_set.open_map("flows")
+    try:
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("memlock:"):
+                return int(line.split()[1])
+    finally:
+        os.close(fd)
+    return 0
+
+
+def table_info(pin_set: PinSet) -> libbpf.MapInfo:
+    """What the kernel says of the pinned table: its size, its identity."""
+    fd = pin_set.open_map("flows")
+    try:
+        return libbpf.map_info(fd)
+    finally:
+        os.close(fd)
+
+
+def _choose_loader(options: LoadOptions) -> abi.Loader:
+    if options.loader == "bcc":
+        return abi.Loader.BCC
+    if options.object_path.exists():
+        return abi.Loader.LIBBPF
+    if options.loader == "auto" and options.object_path == OBJECT:
+        return abi.Loader.BCC
+    raise ConfigError(
+        f"no BPF object at {options.object_path}: build it (make object) or load with --loader bcc"
+    )
+
+
+def _reused_maps(pin_set: PinSet) -> dict[str, int]:
+    """Descriptors of the maps that an earlier load left."""
+    return {name: pin_set.open_map(name) for name in MAP_LAYOUTS if pin_set.map_path(name).exists()}
+
+
+def _load_with_libbpf(pin_set: PinSet, options: LoadOptions) -> None:
+    lib = libbpf.library()
+    said: list[str] = []
+    libbpf.set_print(said.append)
+    opened = lib.bpf_object__open_file(os.fsencode(options.object_path), None)
+    if not opened:
+        raise ConfigError(f"{options.object_path} is not a BPF object that libbpf can open: {_last(said)}")
+    reused = _reused_maps(pin_set)
+    try:
+        for name in MAP_LAYOUTS:
+            handle = _find(lib.bpf_object__find_map_by_name, opened, name, options)
+            if name in reused:
+                libbpf.check(lib.bpf_map__reuse_fd(handle, reused[name]), name)
+            elif name == "flows":
+                libbpf.check(lib.bpf_map__set_max_entries(handle, options.max_flows), name)
+        _write_settings(opened, options)
+        programs = {
+            name: _find(lib.bpf_object__find_program_by_name, opened, name, options) for name in PROGRAMS
+        }
+        _check_section(programs, options)
+        result = lib.bpf_object__load(opened)
+        if result < 0:
+            raise KernelError(_why_not_loaded(-result, said, options))
+        for name in MAP_LAYOUTS:
+            if name not in reused:
+                handle = lib.bpf_object__find_map_by_name(opened, name.encode())
+                libbpf.pin(lib.bpf_map__fd(handle), pin_set.map_path(name))
+        for name, program in programs.items():
+            _pin_program(lib.bpf_program__fd(program), pin_set, name)
+    finally:
+        for fd in reused.values():
+            os.close(fd)
+        lib.bpf_object__close(opened)
+        libbpf.set_print(None)
+
+
+def _pin_program(fd: int, pin_set: PinSet, name: str) -> None:
+    """Pins a program, and has it hold all the maps: while it is attached, none of them can get lost."""
+    for map_name in MAP_LAYOUTS:
+        map_fd = pin_set.open_map(map_name)
+        libbpf.bind_map(fd, map_fd)
+        os.close(map_fd)
+    path = pin_set.program_path(name)
+    path.unlink(missing_ok=True)  # `take` outlives an unload
+    libbpf.pin(fd, path)
+
+
+def recover(pin_set: PinSet, program_id: int) -> None:
+    """Pins again the maps that an attached program of this pin set holds, and loads on them.
+
+    Pins get lost with the mount of bpffs that they are in: that of `ip netns
+    exec` ends with its command.
+    """
+    pins.prepare_directory(pin_set.directory)
+    for fd in libbpf.maps_of_program(program_id):
+        name = libbpf.map_info(fd).name
+        if name in MAP_LAYOUTS and not pin_set.map_path(name).exists():
+            libbpf.pin(fd, pin_set.map_path(name))
+        os.close(fd)
+    info = read_loaded_info(pin_set)[0]
+    how = LoadOptions(
+        loader=abi.Loader(int(info["loader"])).name.lower(),
+        time_source=abi.TimeSource(int(info["time_source"])),
+    )
+    ensure_loaded(pin_set, how)
+
+
+def _find(find: Any, opened: int, name: str, options: LoadOptions) -> int:
+    handle: int | None = find(opened, name.encode())
+    if not handle:
+        raise ConfigError(f"{options.object_path} has no {name}: it is not an object of this flowmon")
+    return handle
+
+
+def _check_section(programs: dict[str, int], options: LoadOptions) -> None:
+    for name, program in programs.items():
+        raw = ctypes.cast(libbpf.library().bpf_program__section_name(program), ctypes.c_char_p).value
+        section = (raw or b"").decode()
+        if section != options.section:
+            raise ConfigError(f"{options.object_path} has {name} in section {section}, not {options.section}")
+
+
+def _write_settings(opened: int, options: LoadOptions) -> None:
+    """Settings lie in .rodata in the order of their declaration, 4 bytes each."""
+    lib = libbpf.library()
+    handle = _find(lib.bpf_object__find_map_by_name, opened, ".rodata", options)
+    size = ctypes.c_size_t()
+    address = lib.bpf_map__initial_value(handle, ctypes.byref(size))
+    values = np.array(list(options.settings().values()), "u4")
+    if size.value != values.nbytes:
+        raise ConfigError(f"{options.object_path} has other settings than this flowmon: build it again")
+    ctypes.memmove(address, values.ctypes.data, values.nbytes)
+
+
+def _last(said: list[str]) -> str:
+    return said[-1] if said else "no reason given"
+
+
+def _why_not_loaded(error: int, said: list[str], options: LoadOptions) -> str:
+    reason = os.strerror(error)
+    if error == errno.ENOSYS:
+        return pins.NO_BPF
+    if any("map 'flows': failed to create" in line for line in said):
+        return (
+            f"the kernel makes no table of {options.max_flows} flows ({reason}): give a smaller --max-flows"
+        )
+    if error in (errno.EPERM, errno.EACCES) and not any("BEGIN PROG LOAD LOG" in line for line in said):
+        return f"the kernel refuses BPF programs ({reason}): see `flowmon doctor`"
+    log = [line for text in said for line in text.splitlines() if line.strip()]
+    verdict = next((line for line in reversed(log) if not _is_noise(line)), "")
+    return f"the kernel refused the programs: {reason} {verdict[:200]}".rstrip()
+
+
+def _is_noise(line: str) -> bool:
+    """Whether a line of the log says nothing of the reason."""
+    return "libbpf:" in line or "--" in line or line.startswith("processed ")
+
+
+def _load_with_bcc(pin_set: PinSet, options: LoadOptions) -> None:
+    try:
+        from bcc import BPF
+    except ImportError:
+        raise KernelError(
+            "BCC's Python module is not importable: install python3-bpfcc and make the virtual"
+            " environment with /usr/bin/python3 and --system-site-packages"
+            " (the bcc of PyPI is another package)"
+        ) from None
+    flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}"]
+    flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
+    flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
+    for fd in _reused_maps(pin_set).values():
+        os.close(fd)  # opened for the check of their layout only
+    try:
+        module = BPF(text=bcc_source(SOURCE).encode(), cflags=flags)
+        for name in PROGRAMS:
+            function = module.load_func(name.encode(), BPF.SCHED_CLS)
+            _pin_program(function.fd, pin_set, name)
+    except Exception as error:  # noqa: BLE001 - BCC raises nothing narrower
+        raise KernelError(
+            f"BCC cannot compile or load the programs ({error}): it needs kernel headers in"
+            f" /lib/modules/{platform.release()}/build or BCC_KERNEL_SOURCE; see `flowmon doctor`"
+        ) from None
+
+
+def _prepare_maps(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
+    """The totals' entry for all that find none of their own, and the note of how this was loaded."""
+    fd = pin_set.open_map("totals")
+    for direction in abi.Direction:
+        key = np.array([(0, direction)], abi.TOTALS_KEY)
+        zero = np.zeros(libbpf.possible_cpus(), abi.INTERFACE_TOTALS)
+        if not libbpf.lookup(fd, key, zero):
+            libbpf.update(fd, key, zero)
+    os.close(fd)
+    info = read_loaded_info(pin_set)  # of an earlier load, or zero
+    info["abi_version"] = abi.ABI_VERSION
+    info["loader"] = loader
+    info["time_source"] = options.time_source
+    info["owner_pid"] = options.owner_pid
+    info["loaded_mono_ns"] = monotonic_ns()
+    write_loaded_info(pin_set, info)
+
+
+def read_loaded_info(pin_set: PinSet) -> np.ndarray[Any, np.dtype[Any]]:
+    """What the loader left: one LOADED_INFO."""
+    fd = pin_set.open_map("loaded")
+    info = np.zeros(1, abi.LOADED_INFO)
+    libbpf.lookup(fd, np.zeros(1, "u4"), info)
+    os.close(fd)
+    return info
+
+
+def write_loaded_info(pin_set: PinSet, info: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Leaves word for those who come later."""
+    fd = pin_set.open_map("loaded")
+    libbpf.update(fd, np.zeros(1, "u4"), info)
+    os.close(fd)

@@ -1,0 +1,104 @@
+"""abi.py against the BTF of the built object, and of kern/flowmon.h for what no program's BTF holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from btf import Btf, Layout
+from flowmon import abi
+
+KERN = Path(__file__).parent.parent / "kern"
+
+STRUCTS = {
+    "flow_key": abi.FLOW_KEY,
+    "flow_counters": abi.FLOW_COUNTERS,
+    "totals_key": abi.TOTALS_KEY,
+    "interface_totals": abi.INTERFACE_TOTALS,
+    "take_request": abi.TAKE_REQUEST,
+    "take_books": abi.TAKE_BOOKS,
+    "loaded_info": abi.LOADED_INFO,
+    "attachment": abi.ATTACHMENT,
+}
+
+# The enum in C, what its names begin with, and one that counts the others.
+ENUMS = {
+    abi.Direction: ("flow_direction", "FLOW_", None),
+    abi.FlowState: ("flow_state", "FLOW_", None),
+    abi.Closing: ("tcp_closing", "TCP_CLOSING_", None),
+    abi.Ignored: ("ignored_reason", "IGNORED_", "IGNORED_REASONS"),
+    abi.TimeSource: ("time_source", "TIME_", None),
+}
+
+CONSTANTS = {
+    "FLOWMON_ABI_VERSION": abi.ABI_VERSION,
+    "FLOWMON_SIZE_BINS": abi.SIZE_BINS,
+    "FLOWMON_TTL_BINS": abi.TTL_BINS,
+    "TCP_NO_WINDOW_SCALE": abi.NO_WINDOW_SCALE,
+}
+
+
+def unavailable(reason: str) -> None:
+    if os.environ.get("FLOWMON_REQUIRE_KERNEL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def built() -> Btf:
+    if not (KERN / "flowmon.bpf.o").exists():
+        unavailable("kern/flowmon.bpf.o is not built: make object")
+    return Btf(KERN / "flowmon.bpf.o")
+
+
+@pytest.fixture(scope="module")
+def header(tmp_path_factory: pytest.TempPathFactory) -> Btf:
+    """All enums of the header, and its macros as `enum constants`: compilers leave out what a program does not use."""
+    if shutil.which("clang") is None:
+        unavailable("clang is not installed (Debian: apt install clang)")
+    directory = tmp_path_factory.mktemp("header")
+    lines = ["#include <linux/types.h>", '#include "flowmon.h"']
+    lines += [f"enum {name} a_{name};" for name, _, _ in ENUMS.values()]
+    lines += ["enum constants {", *(f"VALUE_{name} = {name}," for name in CONSTANTS), "} constants;"]
+    (directory / "header.c").write_text("\n".join(lines))
+    includes = [f"-I{path}" for path in (KERN, *Path("/usr/include").glob("*-linux-gnu"))]
+    command = ["clang", "-g", "-target", "bpf", *includes, "-c", "header.c", "-o", "header.o"]
+    subprocess.run(command, cwd=directory, check=True)
+    return Btf(directory / "header.o")
+
+
+def layout_of(dtype: np.dtype) -> Layout:
+    return {
+        name: (offset, field.base.itemsize, field.itemsize // field.base.itemsize)
+        for name, (field, offset, *_) in (dtype.fields or {}).items()
+    }
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_struct_is_that_of_the_object(built: Btf, name: str) -> None:
+    assert layout_of(STRUCTS[name]) == built.layout(name)
+    assert STRUCTS[name].itemsize == built.size(name)
+
+
+@pytest.mark.parametrize("ours", ENUMS)
+def test_enum_is_that_of_the_header(header: Btf, ours: type[IntEnum]) -> None:
+    name, prefix, count = ENUMS[ours]
+    theirs = header.enum(name)
+    if count:
+        assert theirs.pop(count) == len(ours)
+    assert {prefix + member.name: member.value for member in ours} == theirs
+
+
+def test_constants_are_those_of_the_header(header: Btf) -> None:
+    assert {f"VALUE_{name}": value for name, value in CONSTANTS.items()} == header.enum("constants")
+
+
+def test_every_dtype_is_compared() -> None:
+    dtypes = {name for name, value in vars(abi).items() if isinstance(value, np.dtype)}
+    assert dtypes == {name.upper() for name in STRUCTS}
