@@ -1,0 +1,5 @@
+"""`python -m flowmon` is `flowmon`."""
+
+from flowmon.cli import main
+
+main()

@@ -1,0 +1,531 @@
+"""The command line. Options only: what they do is in the modules that they call.
+
+Exit status 0, 1 for a failure, 2 for wrong usage; an error is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from flowmon import __version__
+from flowmon.errors import ConfigError, FlowmonError, KernelError, SinkError
+
+if TYPE_CHECKING:
+    from flowmon.collector import Collector, CollectorOptions
+    from flowmon.kernel.loader import LoadOptions
+    from flowmon.kernel.pins import PinSet
+    from flowmon.session import Where, Work
+    from flowmon.sinks import Sink
+
+# What takes time to import is imported where it is used: `flowmon --help` is quick.
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+log = logging.getLogger("flowmon")
+
+NS = 1_000_000_000
+TABLE_NAME_MOST = 200  # bytes; with a prefix it must fit a file name
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def main() -> None:
+    """The `flowmon` command."""
+    try:
+        status = cli.main(standalone_mode=False, prog_name="flowmon")
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except FlowmonError as error:
+        _fail(str(error), error.exit_status)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (flowmon --help)", ConfigError.exit_status)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: nothing to complain of
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except PermissionError as error:
+        _fail(f"{error.filename or error.filename2 or 'a BPF call'}: {error.strerror}: run as root", 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'standard output'}: {error.strerror}", 1)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"flowmon: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stdout is not None:  # what could not be printed shall not be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order given."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+class _Path(click.Path):
+    """A path that is not empty: an unset variable of a script shall not mean the current directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path", param, context)
+        return super().convert(value, param, context)
+
+
+table_options = _options(
+    click.option(
+        "-f",
+        "map_path",
+        metavar="PATH",
+        type=_Path(),
+        help="Flow table by its full path in bpffs.",
+    ),
+    click.option("-p", "map_name", metavar="NAME", help="Flow table by name, in /sys/fs/bpf/flowmon."),
+)
+where_options = _options(
+    click.option("--iface", "names", metavar="NAME", multiple=True, help="Interface; may be repeated."),
+    click.option(
+        "-a", "--all", "every", is_flag=True, help="Every interface that is up, and those that appear."
+    ),
+    click.option(
+        "--direction",
+        type=click.Choice(["ingress", "egress", "both"]),
+        default="both",
+        show_default=True,
+        help="Which hooks of an interface.",
+    ),
+)
+load_options = _options(
+    click.option(
+        "--loader",
+        type=click.Choice(["auto", "libbpf", "bcc"]),
+        default="auto",
+        show_default=True,
+        help="auto: libbpf where the object is built, else BCC.",
+    ),
+    click.option(
+        "--max-flows",
+        type=click.IntRange(1, 1 << 28),
+        default=65536,
+        show_default=True,
+        help="Size of the table: directed flows, two a biflow.",
+    ),
+    click.option(
+        "--timestamps",
+        type=click.Choice(["exact", "coarse"]),
+        default="exact",
+        show_default=True,
+        help="Packets' time: exact to the nanosecond, or cheap and as fine as a tick (1-10 ms).",
+    ),
+    click.option("--object", "object_path", type=_Path(), help="Another BPF object."),
+    click.option("--section", default="tc", show_default=True, help="Section of the programs in it."),
+)
+collect_options = _options(
+    click.option(
+        "-i",
+        "--interval",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Seconds between passes over the table; 0: one pass, then exit.",
+    ),
+    click.option("-d", "directory", metavar="DIR", type=_Path(), help="Parquet files go there."),
+    click.option("-j", "json_lines", is_flag=True, help="JSON lines on standard output."),
+    click.option("-l", "log_file", metavar="FILE", type=_Path(), help="Log messages go there."),
+    click.option("-q", "quiet", is_flag=True, help="Warnings only."),
+    click.option("-v", "verbose", is_flag=True, help="Say what each pass recorded."),
+    click.option(
+        "--idle-timeout",
+        type=float,
+        default=15.0,
+        show_default=True,
+        help="Seconds without a packet that end a flow.",
+    ),
+    click.option(
+        "--active-timeout",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="Seconds after which a flow that goes on is reported.",
+    ),
+    click.option(
+        "--linger",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Seconds after RST or FINs that end a TCP flow.",
+    ),
+    click.option("--every-interface", is_flag=True, help="Report a flow at every interface that saw it."),
+    click.option(
+        "--observation-domain",
+        type=click.IntRange(0, 2**32 - 1),
+        help="observationDomainId; by default from the machine's id.",
+    ),
+)
+
+
+@click.group(context_settings=SETTINGS, invoke_without_command=True)
+@table_options
+@where_options
+@load_options
+@collect_options
+@click.option("--pid-file", type=_Path(), hidden=True)
+@click.version_option(__version__, "--version")
+@click.pass_context
+def cli(context: click.Context, /, **options: Any) -> None:
+    """Network flow monitor: biflow records of what passes the interfaces.
+
+    Without a command: the collector. It reads the table that `flowmon load` made; with --iface
+    or --all it loads and attaches itself, and takes that away again when it ends.
+    Without -d or -j, records are printed as JSON lines.
+    """
+    context.obj = {"map_path": options["map_path"], "map_name": options["map_name"]}
+    if context.invoked_subcommand is None:
+        _collect(options)
+
+
+@cli.command()
+@table_options
+@where_options
+@load_options
+@click.pass_obj
+def load(outer: dict[str, Any], /, **options: Any) -> None:
+    """Load the programs and attach them; they count from then on."""
+    where = _where(options)
+    if not where.anywhere:
+        raise ConfigError("load where? name interfaces (--iface NAME) or take all (--all)")
+    _load(_pin_set(options, outer), options, where)
+
+
+@cli.command()
+@table_options
+@where_options
+@load_options
+@collect_options
+@click.pass_obj
+def start(outer: dict[str, Any], /, **options: Any) -> None:
+    """Load, attach, and run the collector in the background."""
+    from flowmon import daemon
+
+    where = _where(options)
+    if not where.anywhere:
+        raise ConfigError("start where? name interfaces (--iface NAME) or take all (--all)")
+    pin_set = _pin_set(options, outer)
+    _collector_options(options)  # wrong ones are found before anything is loaded
+    if options["directory"] is None and not options["json_lines"]:
+        raise ConfigError("start needs -d DIR for the records (or -j, for JSON lines in the log file)")
+    process = daemon.running(pin_set)
+    if process is not None:
+        raise KernelError(f"a collector runs already (process {process}): flowmon stop first")
+    log_file = (options["log_file"] or Path("/var/log/flowmon.log")).absolute()
+    daemon.check_log(log_file)
+    for sink in _sinks(options):  # what cannot be written is found out before anything is loaded
+        sink.close()
+    _load(pin_set, options, where)
+    process = daemon.start(pin_set, _daemon_arguments(options, pin_set), log_file)
+    print(f"collector started, process {process}, log {log_file}")
+
+
+@cli.command()
+@table_options
+@click.pass_obj
+def stop(outer: dict[str, Any], /, **options: Any) -> None:
+    """End the collector in the background; the programs go on counting."""
+    from flowmon import daemon
+
+    stopped = daemon.stop(_pin_set(options, outer))
+    print("collector stopped" if stopped else "no collector was running in the background")
+
+
+@cli.command()
+@table_options
+@click.option("--iface", "names", metavar="NAME", multiple=True, help="Only this interface; may be repeated.")
+@click.pass_obj
+def unload(outer: dict[str, Any], /, names: tuple[str, ...], **options: Any) -> None:
+    """Detach the programs; the table keeps what was not collected."""
+    from flowmon import daemon, session
+
+    pin_set = _pin_set(options, outer)
+    if not names:
+        daemon.stop(pin_set)
+    detached = session.unload(pin_set, names)
+    print(f"detached from {', '.join(detached) or 'nothing'}")
+
+
+@cli.command()
+@table_options
+@click.pass_obj
+def purge(outer: dict[str, Any], /, **options: Any) -> None:
+    """Detach the programs and remove the table: flows that were not collected are gone."""
+    from flowmon import daemon, session
+
+    pin_set = _pin_set(options, outer)
+    daemon.stop(pin_set)
+    was_there = pin_set.has_table()
+    detached = session.purge(pin_set)
+    where = ", ".join(detached) or "nothing"
+    print(f"detached from {where}; {pin_set.table_path} is gone" if was_there else "nothing was loaded")
+
+
+@cli.command()
+@table_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def status(outer: dict[str, Any], /, *, as_json: bool, **options: Any) -> None:
+    """Where the programs are, how full the table is, and the books."""
+    import json
+
+    from flowmon import status as status_module
+
+    found = status_module.status(_pin_set(options, outer))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        status_module.print_status(found)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(*, as_json: bool) -> int:
+    """Look at this host: can it run flowmon, and what is to be done?"""
+    from flowmon import doctor as doctor_module
+
+    return doctor_module.report(as_json)
+
+
+def _pin_set(options: dict[str, Any], outer: dict[str, Any] | None = None) -> PinSet:
+    from flowmon import session
+    from flowmon.kernel.pins import PinSet
+
+    path, name = options["map_path"], options["map_name"]
+    if path is None and name is None and outer:
+        path, name = outer["map_path"], outer["map_name"]
+    if path is not None and name is not None:
+        raise ConfigError("-f and -p both name the flow table: give one of them")
+    if name is not None and "/" in name:
+        raise ConfigError(f"-p takes a name, not a path: -f {name}")
+    table = path.name if path else name
+    if table is not None and not 0 < len(table.encode(errors="replace")) <= TABLE_NAME_MOST:
+        raise ConfigError(f"a table's name has 1 to {TABLE_NAME_MOST} bytes, not {len(table)}")
+    if table is not None and "." in table:
+        raise ConfigError(f"{table}: bpffs takes no dot in a name")
+    if path:
+        return session.find(PinSet.of_table(path.absolute()))
+    return session.find(PinSet.default(name) if name else PinSet.default())
+
+
+def _where(options: dict[str, Any]) -> Where:
+    from flowmon.abi import Direction
+    from flowmon.session import BOTH, Where
+
+    if options["every"] and options["names"]:
+        raise ConfigError("--all and --iface exclude each other: all interfaces, or those named")
+    direction = options["direction"]
+    directions = BOTH if direction == "both" else frozenset({Direction[direction.upper()]})
+    return Where(options["names"], options["every"], directions)
+
+
+def _load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
+    from flowmon.abi import TimeSource
+    from flowmon.kernel.loader import OBJECT, LoadOptions
+
+    return LoadOptions(
+        loader=options["loader"],
+        max_flows=options["max_flows"],
+        time_source=TimeSource.COARSE if options["timestamps"] == "coarse" else TimeSource.MONOTONIC,
+        object_path=options["object_path"] or OBJECT,
+        section=options["section"],
+        owner_pid=owner_pid,
+    )
+
+
+def _load(pin_set: PinSet, options: dict[str, Any], where: Where, owner_pid: int = 0) -> Work:
+    from flowmon import session
+    from flowmon.kernel import loader
+
+    work = session.load(pin_set, _load_options(options, owner_pid), where)
+    size, memory = loader.table_info(pin_set).max_entries, loader.table_bytes(pin_set)
+    names = ", ".join(interface.name for interface in work.attached) or "nothing more than before"
+    print(
+        f"flow table {pin_set.table_path}: {size:,} directed flows, {memory / 1e6:.1f} MB;"
+        f" attached to {names}",
+        file=sys.stderr,
+    )
+    return work
+
+
+def _collector_options(options: dict[str, Any]) -> CollectorOptions:
+    from flowmon.collector import CollectorOptions
+    from flowmon.domain import default_observation_domain_id
+    from flowmon.expiry import Timeouts
+
+    if not 0 <= options["interval"] < math.inf:
+        raise ConfigError(f"-i {options['interval']:g}: the interval is in seconds, 0 (one pass) or more")
+    for name in ("idle_timeout", "active_timeout", "linger"):
+        if not 0 <= options[name] < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} {options[name]:g}: seconds, 0 or more")
+    domain = options["observation_domain"]
+    return CollectorOptions(
+        interval_s=options["interval"],
+        timeouts=Timeouts(
+            int(options["idle_timeout"] * NS),
+            int(options["active_timeout"] * NS),
+            int(options["linger"] * NS),
+        ),
+        every_interface=options["every_interface"],
+        observation_domain_id=default_observation_domain_id() if domain is None else domain,
+    )
+
+
+def _sinks(options: dict[str, Any]) -> list[Sink]:
+    from flowmon.sinks.json_lines import JsonLinesSink
+    from flowmon.sinks.parquet import ParquetSink
+
+    sinks: list[Sink] = []
+    if options["directory"] is not None:
+        sinks.append(ParquetSink(options["directory"]))
+    if options["json_lines"] or not sinks:
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed: open it, or give -d DIR")
+        sinks.append(JsonLinesSink(sys.stdout.buffer))
+    return sinks
+
+
+def _set_up_log(options: dict[str, Any]) -> None:
+    level = logging.DEBUG if options["verbose"] else logging.WARNING if options["quiet"] else logging.INFO
+    try:
+        logging.basicConfig(filename=options["log_file"], format="%(asctime)s %(levelname)s %(message)s")
+    except OSError as error:
+        raise ConfigError(f"-l {options['log_file']}: {error.strerror}") from None
+    log.setLevel(level)
+
+
+def _collect(options: dict[str, Any]) -> None:
+    from flowmon import session
+    from flowmon.kernel import loader
+
+    where = _where(options)
+    collector_options = _collector_options(options)
+    pin_set = _pin_set(options)
+    _set_up_log(options)
+    if not where.anywhere:
+        loader.check_loaded(pin_set)
+        sinks = _sinks(options)
+        with session.collector_lock(pin_set):
+            _run(pin_set, where, None, sinks, collector_options, options["pid_file"])
+        return
+    sinks = _sinks(options)
+    work = _load(pin_set, options, where, owner_pid=os.getpid())
+    try:
+        with session.collector_lock(pin_set):
+            _run(pin_set, where, work, sinks, collector_options, options["pid_file"])
+        if work.loaded:
+            session.purge(pin_set, work)
+    except SinkError:
+        raise  # the flows that could not be written are in the table: it stays
+    except BaseException:
+        if work.loaded:
+            session.purge(pin_set, work)
+        raise
+    finally:
+        session.detach(pin_set, work)
+
+
+def _run(
+    pin_set: PinSet,
+    where: Where,
+    work: Work | None,
+    sinks: list[Sink],
+    options: CollectorOptions,
+    pid_file: Path | None,
+) -> None:
+    """Collects until it is stopped, undoes this run's `work`, and takes the last flows.
+
+    All of them if the table is this run's. A collector without work of its own
+    leaves attached what it attaches to on behalf of an earlier load.
+    """
+    from flowmon import session
+    from flowmon.collector import Collector
+    from flowmon.kernel.flow_table import FlowTable
+
+    stop = session.Stop()
+    table = FlowTable(pin_set)
+    owns_table = work is not None and work.loaded
+    follower = session.Follower(pin_set, where, work.attached if work else [])
+    collector = Collector(table, sinks, options, follower.names)
+    if pid_file is not None:
+        pid_file.parent.mkdir(parents=True, exist_ok=True)
+        pid_file.write_text(f"{os.getpid()}\n")
+    log.info("collecting from %s", pin_set.table_path)
+    try:
+        if options.interval_s > 0:
+            collector.run(lambda: stop.requested or not session.is_pinned(pin_set, table.id), follower.wait)
+        if not session.is_pinned(pin_set, table.id):
+            raise KernelError(f"{pin_set.table_path} was removed by somebody else: this collector has ended")
+        if work:
+            session.detach(pin_set, work)
+        collector.collect(everything=owns_table)
+        _report_the_end(pin_set, collector, owns_table=owns_table)
+    finally:
+        if pid_file is not None:
+            pid_file.unlink(missing_ok=True)
+        for sink in sinks:
+            sink.close()
+        follower.close()
+        table.close()
+
+
+def _report_the_end(pin_set: PinSet, collector: Collector, *, owns_table: bool) -> None:
+    tally = collector.tally
+    log.info("%d records of %d packets", tally.records, tally.packets)
+    if tally.duplicate_packets:
+        log.info("%d packets were seen at other points (interface and hook) as well", tally.duplicate_packets)
+    if collector.unwritten_records:
+        raise SinkError(
+            f"{collector.unwritten_records} records could not be written and are lost: {collector.refused_by}"
+        )
+    if owns_table and collector.refused_by:
+        raise SinkError(
+            f"{collector.refused_by}; the last flows stay in {pin_set.table_path}:"
+            f" collect them with `flowmon -f {pin_set.table_path} -i 0 --idle-timeout 0 -d DIR`, then `flowmon purge`"
+        )
+
+
+_DAEMON_OPTIONS = {
+    "interval": "-i",
+    "idle_timeout": "--idle-timeout",
+    "active_timeout": "--active-timeout",
+    "linger": "--linger",
+    "observation_domain": "--observation-domain",
+}
+_DAEMON_FLAGS = {"json_lines": "-j", "quiet": "-q", "verbose": "-v", "every_interface": "--every-interface"}
+
+
+def _daemon_arguments(options: dict[str, Any], pin_set: PinSet) -> list[str]:
+    """The collector's command line, for the process in the background."""
+    arguments = ["-f", str(pin_set.table_path)]
+    if options["directory"] is not None:
+        arguments += ["-d", str(options["directory"].absolute())]
+    for name, option in _DAEMON_OPTIONS.items():
+        if options[name] is not None:
+            arguments += [option, str(options[name])]
+    return arguments + [flag for name, flag in _DAEMON_FLAGS.items() if options[name]]

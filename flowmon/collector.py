@@ -1,0 +1,261 @@
+"""The walk: snapshot, pair, decide, take, record, write. Nothing else.
+
+Rules:
+- The kernel's table is the only flow table. The collector may be killed at any
+  time; what it had not taken is still there.
+- Sinks are asked for room before flows are taken. A batch that could not be
+  written after all is held, and no other flow is taken until it is.
+- Between intervals the insertion counters are watched. Where the table would
+  fill before the next look, flows end early (reason 5) instead of being evicted.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowmon import abi
+from flowmon.biflow import Biflows, pair
+from flowmon.errors import SinkError
+from flowmon.expiry import Decision, EndReason, Timeouts, decide, end_all
+from flowmon.kernel.clock import Clock, SystemClock
+from flowmon.kernel.flow_table import FlowTable, Snapshot
+from flowmon.records import Context, EndedFlows, record_batch
+from flowmon.sinks import Sink
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger("flowmon")
+
+LOOK_SECONDS = 0.1  # between two looks at the insertion counters
+LOOK_SECONDS_LEAST = 0.005
+HIGH_WATER = 0.6  # of the table; lower where a pass lets more than that come in
+SAFETY = 0.1  # of the table, kept free of all reckoning
+
+
+@dataclass(frozen=True)
+class CollectorOptions:
+    """How flows end and what is reported."""
+
+    interval_s: float = 1.0  # 0: one pass
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    every_interface: bool = False
+    observation_domain_id: int = 0
+
+
+@dataclass
+class Tally:
+    """What this collector did, in its own time."""
+
+    records: int = 0
+    packets: int = 0  # in records
+    duplicate_packets: int = 0  # taken, of points that did not report
+    evicted_flows: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)
+
+
+class Collector:
+    """Takes ended flows out of `table` and hands their records to `sinks`."""
+
+    def __init__(
+        self,
+        table: FlowTable,
+        sinks: Sequence[Sink],
+        options: CollectorOptions,
+        interface_names: Callable[[], dict[int, str]],
+        clock: Clock | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self._table = table
+        self._sinks = sinks
+        self._options = options
+        self._interface_names = interface_names
+        self._clock = clock or SystemClock()
+        self._unwritten: list[tuple[Sink, pa.RecordBatch, int]] = []
+        self._sink_complaint = ""
+        self._watch = _PressureWatch(table)
+
+    def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
+        """Passes every interval until `stopped()`; `wait(seconds)` may return early."""
+        next_pass = time.monotonic() + self._options.interval_s
+        while not stopped():
+            excess = self._watch.look()
+            is_due = time.monotonic() >= next_pass
+            # Where a sink takes nothing there is no relief, until an interval is over.
+            if is_due or (excess > 0 and not self._sink_complaint):
+                self.collect(excess=excess)
+            if is_due:
+                next_pass = max(next_pass + self._options.interval_s, time.monotonic())
+            wait(min(self._watch.look_again_s, max(0.0, next_pass - time.monotonic())))
+
+    def collect(self, excess: int = 0, *, everything: bool = False) -> int:
+        """One pass; the number of records. `everything` ends all flows (reason 4)."""
+        if not self._write_unwritten():
+            return 0
+        inserted, taken, made = self._table.inserted(), self._table.taken(), self._table.entries_made()
+        started = time.monotonic()
+        read_at_mono_ns = self._clock.now_mono_ns()
+        snapshot = self._table.snapshot()
+        self._notice_evictions(inserted - taken - int(np.count_nonzero(snapshot.states["packets"])))
+        biflows = pair(
+            snapshot.keys,
+            snapshot.states["born_mono_ns"],
+            every_interface=self._options.every_interface,
+            counting=snapshot.states["packets"] > 0,
+        )
+        if everything:
+            decision = end_all(biflows, snapshot.states)
+        else:
+            decision = decide(snapshot.states, biflows, self._options.timeouts, read_at_mono_ns, excess)
+        count = int(np.count_nonzero((decision.reasons != EndReason.GOES_ON) & ~decision.blank))
+        if count and not self._reserve(count):
+            return 0
+        flows = self._take(snapshot, biflows, decision)
+        written = self._write(flows)
+        left = len(snapshot) - int(np.count_nonzero(_leaving(decision)[biflows.conversation_of]))
+        self._watch.passed(made, left, time.monotonic() - started)
+        return written
+
+    def _take(self, snapshot: Snapshot, biflows: Biflows, decision: Decision) -> EndedFlows:
+        """The ended biflows with their final counters; duplicates are taken along and dropped."""
+        reason_of_entry = decision.reasons[biflows.conversation_of]
+        rows = np.flatnonzero(reason_of_entry)
+        counters, found = self._table.take(snapshot.keys[rows], reason_of_entry[rows] == EndReason.ACTIVE)
+        counters[~found] = np.zeros(1, abi.FLOW_COUNTERS)
+        # Row `len(rows)` stands for "no such entry": all zero.
+        counters = np.concatenate([counters, np.zeros(1, abi.FLOW_COUNTERS)])
+        place = np.full(len(snapshot) + 1, len(rows), np.int64)
+        place[rows] = np.arange(len(rows))
+        ended = np.flatnonzero(decision.reasons)
+        forward_rows, reverse_rows = biflows.forward[ended], biflows.reverse[ended]
+        forward, reverse = place[forward_rows], place[reverse_rows]
+        packets = counters["packets"]
+        keep = (packets[forward] > 0) | (packets[reverse] > 0)
+        recorded = int(packets[forward].sum() + packets[reverse].sum())
+        self.tally.packets += recorded
+        self.tally.duplicate_packets += int(packets.sum()) - recorded
+        return EndedFlows(
+            keys=snapshot.keys[forward_rows[keep]],
+            forward=counters[forward[keep]],
+            reverse=counters[reverse[keep]],
+            flow_id=biflows.flow_id[ended[keep]],
+            reasons=decision.reasons[ended[keep]],
+        )
+
+    def _write(self, flows: EndedFlows) -> int:
+        if len(flows) == 0:
+            return 0
+        offset = self._clock.utc_offset_ns()
+        context = Context(offset, self._interface_names(), self._options.observation_domain_id)
+        batch = record_batch(flows, context)
+        self.tally.records += batch.num_rows
+        for reason, number in zip(*np.unique(flows.reasons, return_counts=True), strict=True):
+            name = EndReason(reason).name.lower()
+            self.tally.by_reason[name] = self.tally.by_reason.get(name, 0) + int(number)
+        exported_at_ns = self._clock.now_mono_ns() + offset
+        self._unwritten = [(sink, batch, exported_at_ns) for sink in self._sinks]
+        self._write_unwritten()
+        log.debug("%d records, by reason so far %s", batch.num_rows, self.tally.by_reason)
+        return len(flows)
+
+    def _reserve(self, rows: int) -> bool:
+        try:
+            for sink in self._sinks:
+                sink.reserve(rows)
+        except SinkError as error:
+            self._complain(error, "the flows stay in the table")
+            return False
+        self._relent()
+        return True
+
+    def _write_unwritten(self) -> bool:
+        """Writes what is held; False where a sink still does not take it."""
+        while self._unwritten:
+            sink, batch, exported_at_ns = self._unwritten[0]
+            try:
+                sink.write(batch, exported_at_ns)
+            except SinkError as error:
+                self._complain(error, f"{batch.num_rows} records are held and tried again")
+                return False
+            self._unwritten.pop(0)
+        return True
+
+    @property
+    def refused_by(self) -> str:
+        """What a sink complains of, while it takes no records; empty otherwise."""
+        return self._sink_complaint
+
+    @property
+    def unwritten_records(self) -> int:
+        """Records taken from the table that no sink has taken yet."""
+        return sum(batch.num_rows for _, batch, _ in self._unwritten)
+
+    def _complain(self, error: SinkError, consequence: str) -> None:
+        """Says each different complaint once, not every interval."""
+        if str(error) != self._sink_complaint:
+            log.warning("%s; %s", error, consequence)
+        self._sink_complaint = str(error)
+
+    def _relent(self) -> None:
+        if self._sink_complaint:
+            log.warning("writing again")
+        self._sink_complaint = ""
+
+    def _notice_evictions(self, evicted_flows: int) -> None:
+        if evicted_flows > self.tally.evicted_flows:
+            log.warning(
+                "the table overflowed: %d directed flows evicted so far, uncollected; raise --max-flows",
+                evicted_flows,
+            )
+            self.tally.evicted_flows = evicted_flows
+
+
+def _leaving(decision: Decision) -> Array:
+    """bool[biflows]: whose entries are deleted."""
+    return (decision.reasons != EndReason.GOES_ON) & (decision.reasons != EndReason.ACTIVE)
+
+
+class _PressureWatch:
+    """Reckons from the counter of entries made how full the table is, and when it will be.
+
+    A pass that takes T seconds lets rate * T entries in before the next can start,
+    so the high-water mark sinks as the rate rises.
+    """
+
+    def __init__(self, table: FlowTable) -> None:
+        self.look_again_s = LOOK_SECONDS
+        self._table = table
+        self._pass_seconds = 0.05
+        self._rate = 0.0  # entries made a second
+        self._last_made = self._made_at_pass = table.entries_made()
+        self._last_look = time.monotonic()
+        self._entries_at_pass = len(table.snapshot())
+
+    def passed(self, made: int, entries: int, seconds: float) -> None:
+        """A pass left so many entries in the table; `made` was the counter before it."""
+        self._made_at_pass = made
+        self._entries_at_pass = entries
+        self._pass_seconds = 0.5 * self._pass_seconds + 0.5 * seconds
+
+    def look(self) -> int:
+        """How many entries should go now; 0 where there is room."""
+        now, made = time.monotonic(), self._table.entries_made()
+        elapsed = now - self._last_look
+        if elapsed > 0:
+            rate = (made - self._last_made) / elapsed
+            self._rate = max(rate, 0.5 * self._rate + 0.5 * rate)
+        self._last_made, self._last_look = made, now
+        size = self._table.max_flows
+        resident = min(size, self._entries_at_pass + made - self._made_at_pass)
+        during_a_pass = self._rate * self._pass_seconds
+        high_water = max(SAFETY * size, min(HIGH_WATER * size, (1 - SAFETY) * size - during_a_pass))
+        room = high_water - resident
+        self.look_again_s = LOOK_SECONDS
+        if self._rate > 0:
+            half_way = 0.5 * room / self._rate
+            self.look_again_s = min(LOOK_SECONDS, max(LOOK_SECONDS_LEAST, half_way))
+        return 0 if room > 0 else int(resident - high_water / 2)

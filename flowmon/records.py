@@ -1,0 +1,207 @@
+"""From counters to records: the only crossing from NumPy to Arrow, and from monotonic time to UTC.
+
+Rules:
+- One row a biflow, in the columns of elements.RECORD_SCHEMA, no more, no fewer.
+- A biflow's start and end span both directions: start ≤ end.
+- A direction that was not seen counts 0, and what describes it is null.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowmon.abi import NO_WINDOW_SCALE, Direction
+from flowmon.elements import RECORD_SCHEMA, Element, When, columns
+from flowmon.text import address_column
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TCP = 6
+ICMP = (1, 58)
+IDENTIFIED_CLASSES = (8, 13, 15, 17)  # ICMP queries
+IDENTIFIED_CLASSES_IPV6 = (128,)
+
+
+@dataclass(frozen=True)
+class EndedFlows:
+    """Biflows taken out of the table, all arrays in step.
+
+    keys: FLOW_KEY of the forward direction. forward, reverse: FLOW_COUNTERS, all
+    zero where the direction was not there. flow_id: uint64. reasons: uint8.
+    """
+
+    keys: Array
+    forward: Array
+    reverse: Array
+    flow_id: Array
+    reasons: Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a record says that the table does not know."""
+
+    utc_offset_ns: int  # UTC less CLOCK_MONOTONIC
+    interface_names: dict[int, str]
+    observation_domain_id: int
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One direction of the ended flows."""
+
+    keys: Array
+    counters: Array
+
+    @cached_property
+    def seen(self) -> Array:
+        return self.counters["packets"] > 0
+
+    @cached_property
+    def tcp(self) -> Array:
+        return self.seen & (self.keys["protocol"] == TCP)
+
+    @cached_property
+    def icmp(self) -> Array:
+        return self.seen & np.isin(self.keys["protocol"], ICMP)
+
+    @cached_property
+    def first_seen(self) -> Array:
+        """Late packets alone do not begin a record: it begins where the entry left off."""
+        begun = self.counters["first_seen_mono_ns"]
+        return np.where(begun == 0, self.counters["last_seen_mono_ns"], begun)
+
+    @cached_property
+    def last_seen(self) -> Array:
+        """Of this record: 0 where it has no packet (the entry may remember an older one)."""
+        return np.where(self.seen, self.counters["last_seen_mono_ns"], 0)
+
+
+_VALID: dict[When, Callable[[_Side], Array]] = {
+    When.SEEN: lambda side: side.seen,
+    When.TWO_ARRIVALS: lambda side: side.seen & (~side.counters["minimum_interval_ns"] != 0),
+    When.IPV6: lambda side: side.seen & (side.keys["ip_version"] == 6),
+    When.ICMP: lambda side: side.icmp,
+    When.ICMP_IDENTIFIER: lambda side: _has_identifier(side.keys),
+    When.TCP: lambda side: side.tcp,
+    When.TCP_WINDOW: lambda side: side.tcp & (side.counters["windows_seen"] != 0),
+    When.TCP_MSS: lambda side: side.tcp & (side.counters["maximum_segment_size"] != 0),
+    When.TCP_WINDOW_SCALE: lambda side: (
+        side.tcp & (side.counters["syn_mono_ns"] != 0) & (side.counters["window_scale"] != NO_WINDOW_SCALE)
+    ),
+    When.TCP_SYN: lambda side: side.tcp & (side.counters["syn_mono_ns"] != 0),
+    When.TCP_FIRST_ACK: lambda side: side.tcp & (side.counters["first_ack_mono_ns"] != 0),
+    When.TAGGED: lambda side: side.keys["vlan_id"] != 0,
+    When.INGRESS: lambda side: side.keys["direction"] == Direction.INGRESS,
+    When.EGRESS: lambda side: side.keys["direction"] == Direction.EGRESS,
+}
+
+
+def record_batch(flows: EndedFlows, context: Context) -> pa.RecordBatch:
+    """The records of `flows`, one row each."""
+    sides = {False: _Side(flows.keys, flows.forward), True: _Side(flows.keys, flows.reverse)}
+    shared = _shared_columns(flows, sides, context)
+    arrays = []
+    for name, element, is_reverse in columns():
+        if name in shared:
+            arrays.append(_arrow(shared[name], _valid(element, sides[name.startswith("reverse")]), element))
+        else:
+            side = sides[is_reverse]
+            arrays.append(_arrow(_values(element, side, context), _valid(element, side), element))
+    return pa.RecordBatch.from_arrays(arrays, schema=RECORD_SCHEMA)
+
+
+def _shared_columns(flows: EndedFlows, sides: dict[bool, _Side], context: Context) -> dict[str, Any]:
+    """What a record has once, by column."""
+    keys, forward, reverse = flows.keys, sides[False], sides[True]
+    is_ipv4 = keys["ip_version"] == 4
+    is_icmp = np.isin(keys["protocol"], ICMP)
+    never = np.iinfo("u8").max
+    start = np.minimum(
+        np.where(forward.seen, forward.first_seen, never),
+        np.where(reverse.seen, reverse.first_seen, never),
+    )
+    return {
+        "flowStartNanoseconds": _utc(start, context),
+        "flowEndNanoseconds": _utc(np.maximum(forward.last_seen, reverse.last_seen), context),
+        "reverseFlowStartNanoseconds": _utc(reverse.first_seen, context),
+        "reverseFlowEndNanoseconds": _utc(reverse.last_seen, context),
+        "flowEndReason": flows.reasons,
+        "sourceAddress": address_column(keys["source_address"], is_ipv4),
+        "destinationAddress": address_column(keys["destination_address"], is_ipv4),
+        "ipVersion": keys["ip_version"],
+        "sourceTransportPort": np.where(is_icmp, 0, keys["source_port"]),
+        "destinationTransportPort": np.where(is_icmp, 0, keys["destination_port"]),
+        "protocolIdentifier": keys["protocol"],
+        "icmpIdentifier": keys["source_port"],
+        "vlanId": keys["vlan_id"],
+        "flowDirection": keys["direction"],
+        "ingressInterface": keys["ifindex"],
+        "egressInterface": keys["ifindex"],
+        "interfaceName": _interface_names(keys["ifindex"], context.interface_names),
+        "flowId": flows.flow_id,
+        "observationDomainId": np.full(len(flows), context.observation_domain_id),
+    }
+
+
+def _values(element: Element, side: _Side, context: Context) -> Array:
+    """One direction's values of a reversible element."""
+    counters = side.counters
+    if element.counter is not None:
+        return np.ascontiguousarray(counters[element.counter])
+    match element.name:
+        case "icmpTypeCode":
+            return counters["icmp_type"].astype("u2") << 8 | counters["icmp_code"]
+        case "interArrivalSumNanoseconds":
+            # Consecutive intervals add up to the whole.
+            return side.last_seen - np.where(side.seen, side.first_seen, 0)
+        case "interArrivalSquareSum":
+            return counters["interval_squares_high"] * 2.0**64 + counters["interval_squares_low"]
+        case "tcpSynNanoseconds":
+            return _utc(counters["syn_mono_ns"], context)
+        case "tcpFirstAckNanoseconds":
+            return _utc(counters["first_ack_mono_ns"], context)
+    raise AssertionError(f"no source for {element.name}")
+
+
+def _valid(element: Element, side: _Side) -> Array | None:
+    """bool[n], or None where the element always has a value."""
+    return None if element.when not in _VALID else _VALID[element.when](side)
+
+
+def _arrow(values: Any, valid: Array | None, element: Element) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    if pa.types.is_fixed_size_list(element.type):
+        flat = pa.array(values.reshape(-1), element.type.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, type=element.type)
+    target = np.int64 if pa.types.is_timestamp(element.type) else element.type.to_pandas_dtype()
+    plain = np.ascontiguousarray(values, dtype=target)
+    return pa.array(plain, element.type, mask=None if valid is None else ~valid)
+
+
+def _utc(mono_ns: Array, context: Context) -> Array:
+    """int64 nanoseconds since the epoch."""
+    return mono_ns.astype(np.int64) + context.utc_offset_ns
+
+
+def _has_identifier(keys: Array) -> Array:
+    query = keys["icmp_class"] >> 8
+    ipv4 = (keys["protocol"] == ICMP[0]) & np.isin(query, IDENTIFIED_CLASSES)
+    ipv6 = (keys["protocol"] == ICMP[1]) & np.isin(query, IDENTIFIED_CLASSES_IPV6)
+    return ipv4 | ipv6
+
+
+def _interface_names(ifindex: Array, names: dict[int, str]) -> pa.DictionaryArray:
+    distinct, indices = np.unique(ifindex, return_inverse=True)
+    known = np.array([int(index) in names for index in distinct], bool)
+    texts = pa.array([names.get(int(index), "") for index in distinct], pa.string())
+    codes = pa.array(indices.astype(np.int32), mask=~known[indices])
+    return pa.DictionaryArray.from_arrays(codes, texts)

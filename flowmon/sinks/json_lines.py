@@ -1,0 +1,65 @@
+"""Records as JSON lines: one object a record, its keys the columns' names.
+
+The text is put together a column at a time; times are ISO 8601 with nanoseconds.
+"""
+
+import json
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowmon.errors import SinkError
+
+
+class JsonLinesSink:
+    """Writes to a binary stream. What a full disk cut off goes on where it stopped."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        # Without a buffer of Python's between: it would not say how much of it was written.
+        self._stream = getattr(stream, "raw", stream)
+        self._rest = memoryview(b"")
+
+    def reserve(self, rows: int) -> None:
+        """A stream gives no promise."""
+
+    def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:  # noqa: ARG002
+        """Writes the records, or the rest of those that it could not write the last time."""
+        if not self._rest:
+            self._rest = memoryview(b"".join(line.as_buffer() for line in json_lines(batch)))
+        try:
+            while self._rest:
+                self._rest = self._rest[self._stream.write(self._rest) or 0 :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SinkError(f"standard output cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Nothing is reserved."""
+
+
+def json_lines(batch: pa.RecordBatch) -> pa.StringArray:
+    """One line a record, each with its line feed."""
+    pieces: list[pa.Array | pa.Scalar] = []
+    for position, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
+        pieces.append(pa.scalar(("{" if position == 0 else ",") + json.dumps(field.name) + ":"))
+        pieces.append(_json_values(column))
+    pieces.append(pa.scalar("}\n"))
+    return pc.binary_join_element_wise(*pieces, "", null_handling="replace", null_replacement="null")
+
+
+def _json_values(column: pa.Array) -> pa.StringArray:
+    """JSON text of each value; null stays null."""
+    if pa.types.is_dictionary(column.type):
+        quoted = pa.array([json.dumps(text) for text in column.dictionary.to_pylist()], pa.string())
+        return quoted.take(column.indices)
+    if pa.types.is_timestamp(column.type):
+        text = pc.strftime(column, format="%Y-%m-%dT%H:%M:%SZ")
+        return pc.binary_join_element_wise('"', text, '"', "")
+    if pa.types.is_fixed_size_list(column.type):
+        size = column.type.list_size
+        flat = pc.cast(column.flatten(), pa.string())
+        parts = [flat.take(pa.array(range(i, len(flat), size), pa.int64())) for i in range(size)]
+        return pc.binary_join_element_wise("[", pc.binary_join_element_wise(*parts, ","), "]", "")
+    return pc.cast(column, pa.string())

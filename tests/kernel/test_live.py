@@ -1,0 +1,188 @@
+"""Real traffic between two hosts, to the packet, under both loaders."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kernel.replay import take_everything
+from netns import monitor, still, wait_for
+from oracle import flows_of
+
+pytestmark = pytest.mark.kernel
+
+CAPTURES = sorted((Path(__file__).parent.parent / "pcaps").glob("*/*.pcap"))
+LOADERS = ["libbpf", "bcc"]
+
+# As fast as the replay goes, times say nothing; what does not hang on them must be the oracle's.
+DESCRIPTIONS = (
+    "sourceAddress destinationAddress sourceTransportPort destinationTransportPort protocolIdentifier"
+    " vlanId icmpIdentifier ipVersion"
+).split()
+COUNTS = (
+    "icmpTypeCode packetDeltaCount octetDeltaCount layer2OctetDeltaCount ipClassOfService flowLabelIPv6"
+    " minimumIpTotalLength maximumIpTotalLength minimumTTL maximumTTL packetSizeHistogram ttlHistogram"
+    " tcpControlBits tcpSynTotalCount tcpFinTotalCount tcpRstTotalCount minimumTcpWindowSize"
+    " maximumTcpWindowSize tcpMaximumSegmentSize tcpWindowScale"
+).split()
+SAME_AT_ANY_SPEED = [*DESCRIPTIONS, *COUNTS, *(f"reverse{name[0].upper()}{name[1:]}" for name in COUNTS)]
+DISORDER = ("Retransmitted", "OutOfOrder")
+
+
+@pytest.fixture(params=LOADERS)
+def loader_name(request) -> str:
+    return str(request.param)
+
+
+def disordered_packets(record: dict, way: str) -> int:
+    """Retransmitted or out of order: which of the two hangs on the times."""
+    return sum(record[f"{way}{kind}PacketDeltaCount"] for kind in DISORDER)
+
+
+def test_replayed_captures_give_the_oracles_flows(pair, pin_set, loader_name):
+    options = ("-f", str(pin_set.table_path), "--direction", "ingress", "--loader", loader_name)
+    for host in (pair.left, pair.right):
+        host.run("ip", "link", "set", "veth0", "mtu", "9000")  # a capture holds packets of 1514 octets
+    assert pair.right.flowmon("load", "--iface", "veth0", *options).returncode == 0
+    for capture in CAPTURES:
+        take_everything(pin_set)
+        pair.left.run("tcpreplay", "--topspeed", "-q", "-i", "veth0", str(capture))
+        records, expected = take_everything(pin_set), flows_of(capture)
+        assert len(records) == len(expected), capture.stem
+        for record, flow in zip(records, expected, strict=True):
+            differing = {
+                name: (record[name], flow[name]) for name in SAME_AT_ANY_SPEED if record[name] != flow[name]
+            }
+            assert differing == {}, capture.stem
+            for way in ("tcp", "reverseTcp"):
+                assert disordered_packets(record, way) == disordered_packets(flow, way), capture.stem
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["upload", "download"])
+def test_iperf3_with_offload_counts_the_segments_on_the_wire(pair, loader_name, reverse):
+    arguments = ("--iface", "veth0", "-i", "1", "-j", "--loader", loader_name)
+    with pair.right.server(5201, "iperf3", "-s", "-1"), monitor(pair.left, *arguments) as running:
+        sent_before = pair.left.tcp_segments_sent(), pair.right.tcp_segments_sent()
+        pair.left.run("iperf3", "-c", pair.right.ipv4, "-t", "3", *(["-R"] if reverse else []))
+        time.sleep(0.2)
+        sent = (
+            pair.left.tcp_segments_sent() - sent_before[0],
+            pair.right.tcp_segments_sent() - sent_before[1],
+        )
+        counters = pair.left.link_counters()
+        flows = [record for record in running.stop() if record["protocolIdentifier"] == 6]
+    assert all(flow["sourceAddress"] == pair.left.ipv4 for flow in flows)
+    forward = sum(flow["packetDeltaCount"] for flow in flows)
+    assert forward == sent[0]
+    # What the far host sent and the queue in front of this one dropped was never here.
+    backward = sum(flow["reversePacketDeltaCount"] for flow in flows)
+    assert backward == sent[1] if not reverse else 0.9 * sent[1] < backward <= sent[1]
+    more = "rx" if reverse else "tx"
+    assert max(forward, backward) > 5 * counters[f"{more}_packets"], "super-packets were not on trial"
+
+
+def test_iperf3_without_offload_counts_what_the_link_counts(pair, pin_set, loader_name):
+    for host in (pair.left, pair.right):
+        host.run("ethtool", "-K", "veth0", "tso", "off", "gso", "off", "gro", "off")
+    table = ("-f", str(pin_set.table_path))
+    wait_for(lambda: still(pair.left), "the link to fall silent")
+    assert pair.left.flowmon("load", *table, "--iface", "veth0", "--loader", loader_name).returncode == 0
+    before = pair.left.link_counters()
+    with pair.right.server(5201, "iperf3", "-s", "-1"):
+        pair.left.run("iperf3", "-c", pair.right.ipv4, "-t", "3")
+        wait_for(lambda: still(pair.left), "the link to fall silent")
+    after = pair.left.link_counters()
+    linked = {name: after[name] - before[name] for name in after}
+    books = json.loads(pair.left.flowmon("status", *table, "--json").stdout)["books"]
+    records = take_everything(pin_set)
+
+    # A frame that finds the peer's queue full passed the hook, but the link counts it apart, without its octets.
+    dropped = linked["tx_dropped"]
+    assert dropped < 0.01 * linked["tx_packets"]
+    assert books["seen_packets"] == linked["tx_packets"] + dropped + linked["rx_packets"]
+    assert set(books["ignored_packets"].values()) == {0}
+    assert total(records, "packetDeltaCount", egress=True) == linked["tx_packets"] + dropped
+    assert total(records, "packetDeltaCount", egress=False) == linked["rx_packets"]
+    assert total(records, "layer2OctetDeltaCount", egress=False) == linked["rx_bytes"]
+    excess = total(records, "layer2OctetDeltaCount", egress=True) - linked["tx_bytes"]
+    assert 66 * dropped <= excess <= 1514 * dropped
+
+
+def total(records: list[dict], what: str, *, egress: bool) -> int:
+    """Sum over the direction of each record that left (or entered) the monitored host."""
+    reverse = f"reverse{what[0].upper()}{what[1:]}"
+    return sum(record[what if (record["flowDirection"] == 1) == egress else reverse] for record in records)
+
+
+def test_ordinary_programs_one_record_each(pair):
+    """curl over IPv4 and IPv6, ping, a name that nobody answers."""
+    with pair.right.server(8000, sys.executable, "-m", "http.server", "8000", "--bind", "::"):
+        with monitor(pair.left, "--iface", "veth0", "-i", "0.5", "-j") as running:
+            for address in (pair.right.ipv4, f"[{pair.right.ipv6}]"):
+                pair.left.run("curl", "-sf", "-o", "/dev/null", f"http://{address}:8000/")
+            pair.left.run("ping", "-q", "-c", "3", "-i", "0.2", pair.right.ipv4)
+            pair.left.run("sh", "-c", f"dig +tries=1 +time=1 @{pair.right.ipv4} example.org || true")
+            time.sleep(2)
+            records = running.stop()
+    web = [record for record in records if record["destinationTransportPort"] == 8000]
+    assert sorted(record["ipVersion"] for record in web) == [4, 6]
+    for record in web:
+        assert record["flowEndReason"] == 3
+        assert record["tcpControlBits"] & 0x03 == record["reverseTcpControlBits"] & 0x03 == 0x03
+        assert record["tcpSynTotalCount"] == record["reverseTcpSynTotalCount"] == 1
+        assert (
+            record["tcpSynNanoseconds"]
+            < record["reverseTcpSynNanoseconds"]
+            < record["tcpFirstAckNanoseconds"]
+        )
+        assert record["interfaceName"] == "veth0"
+    (echo,) = [record for record in records if record["icmpTypeCode"] == 0x0800]
+    assert (echo["packetDeltaCount"], echo["reversePacketDeltaCount"]) == (3, 3)
+    assert echo["reverseIcmpTypeCode"] == 0
+    assert any(record["destinationTransportPort"] == 53 for record in records)
+
+
+def test_the_other_time_source_is_as_fine_as_a_tick(pair):
+    with monitor(pair.left, "--iface", "veth0", "-j", "--timestamps", "coarse") as running:
+        pair.left.run("ping", "-q", "-c", "5", "-i", "0.1", pair.right.ipv4)
+        records = running.stop()
+    (echo,) = [record for record in records if record["icmpTypeCode"] == 0x0800]
+    assert 380e6 < echo["interArrivalSumNanoseconds"] < 600e6
+
+
+def test_a_tun_device_has_no_ethernet_header(pair):
+    """Two tun devices joined by a process: what goes into one comes out of the other."""
+    joiner = Path(__file__).parent / "join_tun.py"
+    with pair.left.background(sys.executable, str(joiner), f"/run/netns/{pair.right.namespace}"):
+        wait_for(lambda: "tun0" in pair.left.run("ip", "-br", "link"), "tun0")
+        wait_for(lambda: "tun0" in pair.right.run("ip", "-br", "link"), "tun0 of the other host")
+        for host, number in ((pair.left, 1), (pair.right, 2)):
+            host.run("sh", "-c", f"ip address add 10.78.0.{number}/24 dev tun0")
+            host.run("sh", "-c", f"ip -6 address add fd78::{number}/64 dev tun0 nodad")
+            host.run("ip", "link", "set", "tun0", "up")
+        with monitor(pair.left, "--iface", "tun0", "-j") as running:
+            pair.left.run("ping", "-q", "-c", "3", "-i", "0.2", "10.78.0.2")
+            pair.left.run("ping", "-6", "-q", "-c", "4", "-i", "0.2", "fd78::2")
+            records = running.stop()
+    echoes = {r["ipVersion"]: r for r in records if r["icmpTypeCode"] in (0x0800, 0x8000)}
+    assert (echoes[4]["packetDeltaCount"], echoes[4]["reversePacketDeltaCount"]) == (3, 3)
+    assert (echoes[6]["packetDeltaCount"], echoes[6]["reversePacketDeltaCount"]) == (4, 4)
+    assert echoes[4]["layer2OctetDeltaCount"] == echoes[4]["octetDeltaCount"] == 3 * 84
+
+
+def test_on_the_loopback_four_entries_are_one_biflow(pair):
+    """Both hooks see both directions."""
+    with pair.left.server(8001, sys.executable, "-m", "http.server", "8001", "--bind", "127.0.0.1"):
+        with monitor(pair.left, "--iface", "lo", "-i", "0.5", "-j") as running:
+            pair.left.run("curl", "-sf", "-o", "/dev/null", "http://127.0.0.1:8001/")
+            time.sleep(2)
+            records = running.stop()
+    (web,) = [record for record in records if record["destinationTransportPort"] == 8001]
+    assert web["flowDirection"] == 1
+    assert web["reversePacketDeltaCount"] > 0
+    assert (
+        f"{web['packetDeltaCount'] + web['reversePacketDeltaCount']} packets were seen at other"
+        in running.said
+    )

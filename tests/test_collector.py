@@ -1,0 +1,479 @@
+"""The walk over a table in memory: what is recorded, kept, held back and taken early."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowmon import abi, collector
+from flowmon.collector import Collector, CollectorOptions
+from flowmon.errors import SinkError
+from flowmon.expiry import EndReason
+from flowmon.kernel.flow_table import FLOW_STATE, Snapshot
+from samples import NS, key, turned
+
+RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
+
+
+class FakeTable:
+    """FlowTable's methods over a dictionary; `packet` is the kernel's side."""
+
+    def __init__(self, max_flows: int = 1000) -> None:
+        self.max_flows = max_flows
+        self.entries: dict[bytes, np.ndarray] = {}
+        self._inserted = self._taken = self._made = 0
+
+    def packet(self, one: np.ndarray, second: float, number: int = 1) -> None:
+        self._made += one.tobytes() not in self.entries
+        entry = self.entries.setdefault(one.tobytes(), np.zeros(1, abi.FLOW_COUNTERS))
+        if entry["packets"] == 0:
+            self._inserted += 1
+            entry["first_seen_mono_ns"] = second * NS
+            if entry["born_mono_ns"] == 0:
+                entry["born_mono_ns"] = second * NS
+        entry["packets"] += number
+        entry["last_seen_mono_ns"] = second * NS
+
+    def evict(self, one: np.ndarray) -> None:
+        del self.entries[one.tobytes()]
+
+    def inserted(self) -> int:
+        return self._inserted
+
+    def entries_made(self) -> int:
+        return self._made
+
+    def taken(self) -> int:
+        return self._taken
+
+    def snapshot(self) -> Snapshot:
+        keys = np.frombuffer(b"".join(self.entries), abi.FLOW_KEY)
+        states = np.zeros(len(keys), FLOW_STATE)
+        for row, entry in enumerate(self.entries.values()):
+            for name in FLOW_STATE.names or ():
+                states[name][row] = entry[name][0]
+        return Snapshot(keys, states)
+
+    def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counters, found = np.zeros(len(keys), abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
+        for row, (one, keep) in enumerate(zip(keys, keep_entry, strict=True)):
+            entry = self.entries.get(one.tobytes())
+            if entry is None:
+                counters[row]["packets"] = 999  # what an earlier batch left there
+                continue
+            found[row], counters[row] = True, entry[0]
+            self._taken += int(entry["packets"][0] > 0)
+            if keep:
+                for name in RECORD_FIELDS:
+                    entry[name] = 0
+            else:
+                del self.entries[one.tobytes()]
+        return counters, found
+
+    @property
+    def packets(self) -> int:
+        return sum(int(entry["packets"][0]) for entry in self.entries.values())
+
+
+@dataclass
+class FakeSink:
+    """Keeps records; refuses while it `is_full`, fails while it `is_broken`."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    is_full: bool = False
+    is_broken: bool = False
+    reserved: int = 0
+    exported_at_ns: int = 0
+
+    def reserve(self, rows: int) -> None:
+        if self.is_full:
+            raise SinkError("the disk is full")
+        self.reserved = rows
+
+    def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
+        if self.is_broken:
+            raise SinkError("the disk is broken")
+        self.records += batch.to_pylist()
+        self.exported_at_ns = exported_at_ns
+
+    def close(self) -> None:
+        pass
+
+    def of(self, column: str) -> list[Any]:
+        return [record[column] for record in self.records]
+
+    @property
+    def packets(self) -> int:
+        return sum(self.of("packetDeltaCount")) + sum(self.of("reversePacketDeltaCount"))
+
+
+@dataclass
+class Scene:
+    """A collector, what it works with, and its clock in seconds."""
+
+    table: FakeTable = field(default_factory=FakeTable)
+    sinks: list[FakeSink] = field(default_factory=lambda: [FakeSink()])
+    options: CollectorOptions = field(default_factory=lambda: CollectorOptions(observation_domain_id=7))
+    now: float = 100
+
+    def __post_init__(self) -> None:
+        self.collector = Collector(self.table, self.sinks, self.options, lambda: {2: "eth0"}, clock=self)
+
+    def now_mono_ns(self) -> int:
+        return int(self.now * NS)
+
+    def utc_offset_ns(self) -> int:
+        return 1_000_000 * NS
+
+    @property
+    def sink(self) -> FakeSink:
+        return self.sinks[0]
+
+    def collect(self, second: float, **how: Any) -> int:
+        self.now = second
+        return self.collector.collect(**how)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def flow(number: int = 0, **fields: int) -> np.ndarray:
+    return key(ports=(1024 + number, 80), **fields)
+
+
+def test_ended_flow_is_recorded_once(scene: Scene) -> None:
+    scene.table.packet(flow(), 100, number=3)
+    scene.table.packet(turned(flow()), 101, number=2)
+    assert scene.collect(115.9) == 0
+    assert scene.collect(116) == 1
+    assert scene.collect(200) == 0
+    (record,) = scene.sink.records
+    assert (record["packetDeltaCount"], record["reversePacketDeltaCount"]) == (3, 2)
+    assert (record["flowEndReason"], record["sourceTransportPort"]) == (EndReason.IDLE, 1024)
+    assert (record["interfaceName"], record["observationDomainId"]) == ("eth0", 7)
+    assert record["flowStartNanoseconds"].value == 1_000_100 * NS
+    assert scene.sink.exported_at_ns == 1_000_116 * NS
+    assert scene.table.entries == {}
+    tally = scene.collector.tally
+    assert (tally.records, tally.packets, tally.duplicate_packets, tally.by_reason) == (1, 5, 0, {"idle": 1})
+
+
+def test_flow_that_goes_on_stays(scene: Scene) -> None:
+    scene.table.packet(flow(1), 100)
+    scene.table.packet(flow(2), 110)
+    assert scene.collect(116) == 1
+    assert list(scene.table.entries) == [flow(2).tobytes()]
+
+
+def test_active_timeout_records_and_keeps_the_entry(scene: Scene) -> None:
+    for second in range(100, 170):
+        scene.table.packet(flow(), second)
+        scene.collect(second)
+    assert scene.sink.of("flowEndReason") == [EndReason.ACTIVE]
+    assert len(scene.table.entries) == 1
+    scene.collect(200)
+    assert scene.sink.of("flowEndReason") == [EndReason.ACTIVE, EndReason.IDLE]
+    assert scene.sink.of("packetDeltaCount") == [61, 9]
+
+
+def test_entry_without_packets_since_its_record_leaves_without_another(scene: Scene) -> None:
+    for second in range(100, 161):
+        scene.table.packet(flow(), second)
+    assert scene.collect(160) == 1
+    assert len(scene.table.entries) == 1
+    assert scene.collect(175) == 0
+    assert scene.table.entries == {}
+    assert scene.collector.tally.records == 1
+
+
+def test_everything_ends_all_by_force(scene: Scene) -> None:
+    scene.table.packet(flow(1), 100)
+    scene.table.packet(flow(2), 100)
+    assert scene.collect(100, everything=True) == 2
+    assert scene.sink.of("flowEndReason") == [EndReason.FORCED] * 2
+    assert scene.table.entries == {}
+
+
+def test_empty_table(scene: Scene) -> None:
+    assert scene.collect(100) == scene.collect(100, everything=True) == 0
+    assert scene.sink.records == []
+
+
+# --- observation points ---
+
+
+def test_other_points_are_duplicates(scene: Scene) -> None:
+    for point in range(3):
+        scene.table.packet(flow(ifindex=2 + point), 100 + point, number=5)
+    assert scene.collect(150) == 1
+    assert (scene.sink.of("packetDeltaCount"), scene.sink.of("ingressInterface")) == ([5], [2])
+    assert (scene.collector.tally.packets, scene.collector.tally.duplicate_packets) == (5, 10)
+    assert scene.table.entries == {}
+
+
+def test_every_interface_has_no_duplicates() -> None:
+    scene = Scene(options=CollectorOptions(every_interface=True))
+    for point in range(3):
+        scene.table.packet(flow(ifindex=2 + point), 100, number=5)
+    assert scene.collect(150) == 3
+    assert scene.collector.tally.duplicate_packets == 0
+
+
+def test_flow_that_moved_to_another_interface_is_still_recorded(scene: Scene) -> None:
+    for second in range(100, 300):
+        scene.table.packet(flow(ifindex=2 if second < 110 else 3), second)
+        scene.collect(second)
+    scene.collect(400)
+    # Ten packets on the first interface, 190 on the second; only the record of the move may lack some.
+    assert scene.sink.packets >= 140
+
+
+def test_flow_evicted_between_look_and_take(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.table.packet(flow(1), 100)
+    scene.table.packet(turned(flow(1)), 101)
+    scene.table.packet(flow(2), 100)
+    seen = scene.table.snapshot()
+    scene.table.evict(flow(1))
+    scene.table.evict(flow(2))
+    monkeypatch.setattr(scene.table, "snapshot", lambda: seen)
+    assert scene.collect(150) == 1
+    (record,) = scene.sink.records
+    assert (record["packetDeltaCount"], record["reversePacketDeltaCount"]) == (0, 1)
+
+
+def test_evictions_are_counted_and_said(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    for second in range(90, 151):
+        scene.table.packet(flow(9), second)
+    assert scene.collect(150) == 1  # and its entry stays, blank
+    for number in range(3):
+        scene.table.packet(flow(number), 150)
+    scene.table.evict(flow(0))
+    for _ in range(2):
+        scene.collect(151)
+    assert scene.collector.tally.evicted_flows == 1
+    assert [record.message for record in caplog.records] == [
+        "the table overflowed: 1 directed flows evicted so far, uncollected; raise --max-flows"
+    ]
+
+
+# --- sinks that do not take records ---
+
+
+def test_flows_stay_in_the_table_while_a_sink_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene(sinks=[FakeSink(), FakeSink(is_full=True)])
+    scene.table.packet(flow(), 100, number=4)
+    for second in (120, 121, 122):
+        assert scene.collect(second) == 0
+    assert scene.table.packets == 4
+    scene.table.packet(flow(), 123)
+    scene.sinks[1].is_full = False
+    assert scene.collect(150) == 1
+    assert [sink.packets for sink in scene.sinks] == [5, 5]
+    complaints = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert complaints == ["the disk is full; the flows stay in the table", "writing again"]
+
+
+def test_batch_that_a_sink_fails_to_write_is_held_and_written_once() -> None:
+    scene = Scene(sinks=[FakeSink(), FakeSink(is_broken=True), FakeSink()])
+    scene.table.packet(flow(1), 100)
+    scene.collect(120)
+    scene.table.packet(flow(2), 100)
+    for second in (121, 122):
+        assert scene.collect(second) == 0
+    # Nothing else is taken: what is held is bounded.
+    assert scene.table.packets == 1
+    assert scene.collector.unwritten_records == 2
+    assert [sink.packets for sink in scene.sinks] == [1, 0, 0]
+    scene.sinks[1].is_broken = False
+    assert scene.collect(123) == 1
+    assert scene.collector.unwritten_records == 0
+    assert [sink.of("sourceTransportPort") for sink in scene.sinks] == [[1025, 1026]] * 3
+
+
+def test_room_is_asked_for_all_records(scene: Scene) -> None:
+    for number in range(5):
+        scene.table.packet(flow(number), 100)
+    scene.collect(150)
+    assert scene.sink.reserved >= 5
+
+
+# --- pressure ---
+
+
+class Walk:
+    """Runs a collector's loop; both clocks move only when it waits. Passes are an hour apart."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, scene: Scene, looks: int) -> None:
+        self.waits: list[float] = []
+        self._scene, self._looks = scene, looks
+        monkeypatch.setattr(collector, "time", self)
+        scene.options = CollectorOptions(interval_s=3600)
+        scene.__post_init__()
+
+    def monotonic(self) -> float:
+        return self._scene.now
+
+    def run(self, arrivals: int = 0, every_s: float = 0.1) -> None:
+        """`arrivals` new flows come with each wait, which takes `every_s`."""
+
+        def wait(seconds: float) -> None:
+            self._scene.now += every_s
+            for number in range(arrivals):
+                self._scene.table.packet(
+                    flow(len(self.waits) * arrivals + number, ifindex=9), self._scene.now
+                )
+            self.waits.append(seconds)
+
+        self._scene.collector.run(lambda: len(self.waits) == self._looks, wait)
+
+
+def fill(table: FakeTable, flows: int, second: float, first: int = 0, number: int = 1) -> None:
+    for each in range(flows):
+        table.packet(flow(first + each), second, number)
+
+
+@pytest.mark.parametrize(("silent", "busy", "left"), [(20, 39, 59), (35, 25, 25), (5, 60, 0)])
+def test_full_table_is_relieved_between_passes(
+    monkeypatch: pytest.MonkeyPatch, silent: int, busy: int, left: int
+) -> None:
+    scene = Scene(FakeTable(max_flows=100))
+    fill(scene.table, silent, 98)
+    fill(scene.table, busy, 99.9, first=silent)
+    Walk(monkeypatch, scene, looks=1).run()
+    assert scene.table.packets == left
+    assert set(scene.sink.of("flowEndReason")) <= {EndReason.LACK_OF_RESOURCES}
+    assert scene.sink.packets == silent + busy - left
+
+
+def test_fast_arrivals_relieve_the_table_earlier_and_are_watched_closer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, fast = Scene(FakeTable(max_flows=1000)), Scene(FakeTable(max_flows=1000))
+    waits = []
+    for scene, every_s in ((slow, 10.0), (fast, 0.005)):
+        walk = Walk(monkeypatch, scene, looks=10)
+        walk.run(arrivals=50, every_s=every_s)
+        waits.append(walk.waits[-1])
+    assert slow.sink.records == []
+    assert fast.sink.packets > 0
+    assert waits[1] < waits[0] == collector.LOOK_SECONDS
+
+
+def test_quiet_table_is_looked_at_no_oftener_than_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = Walk(monkeypatch, Scene(), looks=5)
+    walk.run()
+    assert walk.waits == [collector.LOOK_SECONDS] * 5
+
+
+def test_entries_kept_over_an_active_timeout_fill_the_table_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(FakeTable(max_flows=100))
+    walk = Walk(monkeypatch, scene, looks=2)
+    fill(scene.table, 55, 30)
+    fill(scene.table, 55, 99)
+    assert scene.collect(100) == len(scene.table.entries) == 55
+    walk.run(arrivals=10)
+    assert EndReason.LACK_OF_RESOURCES in scene.sink.of("flowEndReason") or len(scene.table.entries) <= 60
+
+
+def test_entries_that_begin_a_new_record_fill_no_new_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(FakeTable(max_flows=100))
+    walk = Walk(monkeypatch, scene, looks=1)
+    fill(scene.table, 40, 30)
+    fill(scene.table, 40, 99)
+    assert scene.collect(100) == 40
+    fill(scene.table, 40, 100)  # 40 % of the table, and no pressure
+    walk.run()
+    assert scene.sink.of("flowEndReason") == [EndReason.ACTIVE] * 40
+
+
+def test_no_relief_while_a_sink_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(FakeTable(max_flows=100), sinks=[FakeSink(is_full=True)])
+    fill(scene.table, 80, 98)
+    snapshots = []
+    real = scene.table.snapshot
+    monkeypatch.setattr(scene.table, "snapshot", lambda: snapshots.append(1) or real())
+    Walk(monkeypatch, scene, looks=5).run()
+    assert scene.table.packets == 80
+    assert len(snapshots) <= 2  # the watch's first look, and one try
+
+
+def run_with_passes(scene: Scene, rounds: int, recovered: int) -> None:
+    """Rounds with a pass each, the table's clock standing still; in one of them all sinks recover."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == recovered:
+            for sink in scene.sinks:
+                sink.is_full = sink.is_broken = False
+
+    scene.collector.run(lambda: len(waits) == rounds, wait)
+
+
+def test_relief_comes_back_with_a_sink_that_had_refused_while_no_flow_ends() -> None:
+    scene = Scene(FakeTable(max_flows=100), [FakeSink(is_full=True)], CollectorOptions(interval_s=0))
+    fill(scene.table, 90, 98)
+    run_with_passes(scene, rounds=10, recovered=3)
+    assert set(scene.sink.of("flowEndReason")) == {EndReason.LACK_OF_RESOURCES}
+    assert len(scene.table.entries) < 60
+
+
+def test_relief_comes_back_with_a_sink_that_had_failed_while_no_flow_ends() -> None:
+    scene = Scene(FakeTable(max_flows=100), [FakeSink(is_broken=True)], CollectorOptions(interval_s=0))
+    fill(scene.table, 5, 70)
+    scene.collect(100)
+    assert scene.collector.unwritten_records == 5
+    fill(scene.table, 90, 98, first=5)
+    run_with_passes(scene, rounds=10, recovered=3)
+    assert scene.sink.of("flowEndReason")[:5] == [EndReason.IDLE] * 5
+    assert set(scene.sink.of("flowEndReason")[5:]) == {EndReason.LACK_OF_RESOURCES}
+    assert len(scene.table.entries) < 60
+
+
+# --- in all ---
+
+STEPS = st.one_of(
+    st.tuples(st.just("packet"), st.integers(0, 4), st.booleans(), st.integers(1, 9)),
+    st.tuples(st.just("later"), st.sampled_from([0.5, 2, 20, 70])),
+    st.tuples(st.just("collect"), st.sampled_from([0, 0, 0, 3])),
+    st.tuples(st.just("full"), st.booleans()),
+    st.tuples(st.just("broken"), st.booleans()),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(STEPS, max_size=40))
+def test_every_packet_is_in_one_record_of_each_sink(steps: list[tuple[Any, ...]]) -> None:
+    scene = Scene(sinks=[FakeSink(), FakeSink()])
+    seen = 0
+    for kind, *rest in steps:
+        match kind:
+            case "packet":
+                number, is_answer, packets = rest
+                scene.table.packet(turned(flow(number)) if is_answer else flow(number), scene.now, packets)
+                seen += packets
+            case "later":
+                scene.now += rest[0]
+            case "collect":
+                scene.collect(scene.now, excess=rest[0])
+            case "full":
+                scene.sinks[0].is_full = rest[0]
+            case "broken":
+                scene.sinks[1].is_broken = rest[0]
+    scene.sinks[0].is_full = scene.sinks[1].is_broken = False
+    scene.collect(scene.now, everything=True)
+    assert [sink.packets for sink in scene.sinks] == [seen, seen]
+    assert scene.sinks[0].of("flowId") == scene.sinks[1].of("flowId")
+    tally = scene.collector.tally
+    assert (tally.packets, tally.duplicate_packets, tally.evicted_flows) == (seen, 0, 0)
+    assert tally.records == len(scene.sink.records) == sum(tally.by_reason.values())
+    assert scene.table.entries == {}
