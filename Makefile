@@ -1,0 +1,45 @@
+# The commands of this project. `make test` and `make demo` set up what they need.
+.PHONY: all setup object demo test unit check format docs clean
+
+all: object
+
+object:
+	$(MAKE) -s -C kern
+
+setup: .setup-stamp
+
+.setup-stamp: pyproject.toml setup.py scripts/setup.sh
+	scripts/setup.sh
+	touch $@
+
+demo: setup object
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; $$sudo scripts/demo.sh
+
+# Everything: kernel tests need root, and fail where they cannot run.
+test: setup object
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	$$sudo env FLOWMON_REQUIRE_KERNEL=1 .venv/bin/python -m pytest $(PYTEST)
+
+# What needs no root.
+unit: setup object
+	.venv/bin/python -m pytest -m "not kernel" $(PYTEST)
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	shellcheck -x scripts/*.sh .ci/run
+	clang-format --dry-run --Werror kern/*.h kern/*.c
+	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
+
+format:
+	.venv/bin/ruff check --fix --silent . || true
+	.venv/bin/ruff format --quiet .
+	clang-format -i kern/*.h kern/*.c
+
+docs:
+	.venv/bin/python -m flowmon.elements > docs/information-elements.md
+
+clean:
+	$(MAKE) -s -C kern clean
+	rm -rf .venv .setup-stamp build *.egg-info
