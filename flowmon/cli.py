@@ -19,7 +19,7 @@ from flowmon import __version__
 from flowmon.errors import ConfigError, FlowmonError, KernelError, SinkError
 
 if TYPE_CHECKING:
-    from flowmon.collector import Collector, CollectorOptions
+    from flowmon.collector import CollectorOptions
     from flowmon.kernel.loader import LoadOptions
     from flowmon.kernel.pins import PinSet
     from flowmon.session import Where, Work
@@ -422,6 +422,7 @@ def _set_up_log(options: dict[str, Any]) -> None:
 def _collect(options: dict[str, Any]) -> None:
     from flowmon import session
     from flowmon.kernel import loader
+    from flowmon.run import run
 
     where = _where(options)
     collector_options = _collector_options(options)
@@ -431,13 +432,13 @@ def _collect(options: dict[str, Any]) -> None:
         loader.check_loaded(pin_set)
         sinks = _sinks(options)
         with session.collector_lock(pin_set):
-            _run(pin_set, where, None, sinks, collector_options, options["pid_file"])
+            run(pin_set, where, None, sinks, collector_options, options["pid_file"])
         return
     sinks = _sinks(options)
     work = _load(pin_set, options, where, owner_pid=os.getpid())
     try:
         with session.collector_lock(pin_set):
-            _run(pin_set, where, work, sinks, collector_options, options["pid_file"])
+            run(pin_set, where, work, sinks, collector_options, options["pid_file"])
         if work.loaded:
             session.purge(pin_set, work)
     except SinkError:
@@ -448,66 +449,6 @@ def _collect(options: dict[str, Any]) -> None:
         raise
     finally:
         session.detach(pin_set, work)
-
-
-def _run(
-    pin_set: PinSet,
-    where: Where,
-    work: Work | None,
-    sinks: list[Sink],
-    options: CollectorOptions,
-    pid_file: Path | None,
-) -> None:
-    """Collects until it is stopped, undoes this run's `work`, and takes the last flows.
-
-    All of them if the table is this run's. A collector without work of its own
-    leaves attached what it attaches to on behalf of an earlier load.
-    """
-    from flowmon import session
-    from flowmon.collector import Collector
-    from flowmon.kernel.flow_table import FlowTable
-
-    stop = session.Stop()
-    table = FlowTable(pin_set)
-    owns_table = work is not None and work.loaded
-    follower = session.Follower(pin_set, where, work.attached if work else [])
-    collector = Collector(table, sinks, options, follower.names)
-    if pid_file is not None:
-        pid_file.parent.mkdir(parents=True, exist_ok=True)
-        pid_file.write_text(f"{os.getpid()}\n")
-    log.info("collecting from %s", pin_set.table_path)
-    try:
-        if options.interval_s > 0:
-            collector.run(lambda: stop.requested or not session.is_pinned(pin_set, table.id), follower.wait)
-        if not session.is_pinned(pin_set, table.id):
-            raise KernelError(f"{pin_set.table_path} was removed by somebody else: this collector has ended")
-        if work:
-            session.detach(pin_set, work)
-        collector.collect(everything=owns_table)
-        _report_the_end(pin_set, collector, owns_table=owns_table)
-    finally:
-        if pid_file is not None:
-            pid_file.unlink(missing_ok=True)
-        for sink in sinks:
-            sink.close()
-        follower.close()
-        table.close()
-
-
-def _report_the_end(pin_set: PinSet, collector: Collector, *, owns_table: bool) -> None:
-    tally = collector.tally
-    log.info("%d records of %d packets", tally.records, tally.packets)
-    if tally.duplicate_packets:
-        log.info("%d packets were seen at other points (interface and hook) as well", tally.duplicate_packets)
-    if collector.unwritten_records:
-        raise SinkError(
-            f"{collector.unwritten_records} records could not be written and are lost: {collector.refused_by}"
-        )
-    if owns_table and collector.refused_by:
-        raise SinkError(
-            f"{collector.refused_by}; the last flows stay in {pin_set.table_path}:"
-            f" collect them with `flowmon -f {pin_set.table_path} -i 0 --idle-timeout 0 -d DIR`, then `flowmon purge`"
-        )
 
 
 _DAEMON_OPTIONS = {

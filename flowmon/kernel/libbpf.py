@@ -34,7 +34,7 @@ class _MapInfo(ctypes.Structure):
     ]
 
 
-class _ProgramInfo(ctypes.Structure):
+class ProgramInfo(ctypes.Structure):
     """The head of struct bpf_prog_info."""
 
     _fields_ = [
@@ -49,6 +49,7 @@ class _ProgramInfo(ctypes.Structure):
         ("created_by_uid", ctypes.c_uint32),
         ("nr_map_ids", ctypes.c_uint32),
         ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
     ]
 
 
@@ -205,7 +206,7 @@ def maps_of_program(program_id: int) -> list[int]:
     program = check(library().bpf_prog_get_fd_by_id(program_id), f"program {program_id}")
     try:
         ids = (ctypes.c_uint32 * 64)()
-        raw = _ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+        raw = ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
         size = ctypes.c_uint32(ctypes.sizeof(raw))
         check(
             library().bpf_obj_get_info_by_fd(program, ctypes.byref(raw), ctypes.byref(size)), "program info"

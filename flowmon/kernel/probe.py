@@ -61,25 +61,6 @@ class _MapCreateOpts(ctypes.Structure):
     )
 
 
-class _ProgramInfo(ctypes.Structure):
-    """The head of struct bpf_prog_info."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("tag", ctypes.c_uint8 * 8),
-        ("jited_prog_len", ctypes.c_uint32),
-        ("xlated_prog_len", ctypes.c_uint32),
-        ("jited_prog_insns", ctypes.c_uint64),
-        ("xlated_prog_insns", ctypes.c_uint64),
-        ("load_time", ctypes.c_uint64),
-        ("created_by_uid", ctypes.c_uint32),
-        ("nr_map_ids", ctypes.c_uint32),
-        ("map_ids", ctypes.c_uint64),
-        ("name", ctypes.c_char * 16),
-    )
-
-
 @dataclass(frozen=True)
 class TcxProgram:
     """A program on a TCX hook, which runs before every clsact filter."""
@@ -286,8 +267,8 @@ def _load_exchanging_program(array: int) -> int:
     return libbpf.check(result, "program load")
 
 
-def _program_info(fd: int) -> _ProgramInfo:
-    info = _ProgramInfo()
+def _program_info(fd: int) -> libbpf.ProgramInfo:
+    info = libbpf.ProgramInfo()
     size = ctypes.c_uint32(ctypes.sizeof(info))
     result = libbpf.library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
     libbpf.check(result, "program info")
