@@ -17,7 +17,7 @@ from flowmon import abi, doctor
 from flowmon.abi import Direction
 from flowmon.doctor import BccModule, Finding, Neighbours, Verdict
 from flowmon.errors import KernelError
-from flowmon.kernel import attach, libbpf, pins, probe
+from flowmon.kernel import attach, libbpf, loader, pins, probe
 from flowmon.kernel.attach import Filter
 from flowmon.kernel.interfaces import Interface
 from flowmon.kernel.pins import PinSet
@@ -431,7 +431,9 @@ def test_who_is_not_root_gets_fewer_findings_and_no_traceback() -> None:
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert findings["privileges"]["advice"] == "run it with sudo"
     assert not findings.keys() & {feature.what for feature in doctor.FEATURES}
-    assert not [finding for finding in findings.values() if "cannot be looked at" in finding["found"]]
+    closed = [finding["found"] for finding in findings.values() if "cannot be looked at" in finding["found"]]
+    # The project may lie where only its owner may look.
+    assert all(str(loader.OBJECT) in found for found in closed)
 
 
 @pytest.mark.kernel
