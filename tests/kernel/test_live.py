@@ -111,10 +111,10 @@ def total(records: list[dict], what: str, *, egress: bool) -> int:
     return sum(record[what if (record["flowDirection"] == 1) == egress else reverse] for record in records)
 
 
-def test_ordinary_programs_one_record_each(pair):
+def test_ordinary_programs_one_record_each(pair, loader_name):
     """curl over IPv4 and IPv6, ping, a name that nobody answers."""
     with pair.right.server(8000, sys.executable, "-m", "http.server", "8000", "--bind", "::"):
-        with monitor(pair.left, "--iface", "veth0", "-i", "0.5", "-j") as running:
+        with monitor(pair.left, "--iface", "veth0", "-i", "0.5", "-j", "--loader", loader_name) as running:
             for address in (pair.right.ipv4, f"[{pair.right.ipv6}]"):
                 pair.left.run("curl", "-sf", "-o", "/dev/null", f"http://{address}:8000/")
             pair.left.run("ping", "-q", "-c", "3", "-i", "0.2", pair.right.ipv4)
