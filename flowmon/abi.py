@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 SIZE_BINS = 6
 TTL_BINS = 10
@@ -46,9 +46,24 @@ class Ignored(IntEnum):
     TRUNCATED = 1
     BAD_IP_HEADER = 2
     BAD_TRANSPORT_HEADER = 3
-    NO_MEMORY = 4
-    TABLE_FULL = 5
-    CONTENDED = 6
+    TOO_MANY_HEADERS = 4
+    NO_MEMORY = 5
+    TABLE_FULL = 6
+    CONTENDED = 7
+
+
+class Tunnel(IntEnum):
+    """What a flow's packets were inside of; the four by version are inner in outer."""
+
+    NONE = 0
+    GRE = 1
+    IPIP = 2
+    SIX_IN_4 = 3
+    FOUR_IN_6 = 4
+    SIX_IN_6 = 5
+    VXLAN = 6
+    GENEVE = 7
+    GTP_U = 8
 
 
 class TimeSource(IntEnum):
@@ -73,12 +88,12 @@ FLOW_KEY = np.dtype(
         ("source_port", "u2"),
         ("destination_port", "u2"),
         ("ifindex", "u4"),
-        ("vlan_id", "u2"),
-        ("icmp_class", "u2"),
+        ("vlan_id", "u2"),  # in a tunnel, this and the next are one hash
+        ("customer_vlan_id", "u2"),
         ("protocol", "u1"),
         ("ip_version", "u1"),
         ("direction", "u1"),
-        ("padding", "u1"),
+        ("in_tunnel", "u1"),
     ]
 )
 
@@ -132,6 +147,17 @@ FLOW_COUNTERS = np.dtype(
         ("retransmitted_octets", "u8"),
         ("out_of_order_packets", "u8"),
         ("out_of_order_octets", "u8"),
+        ("ipv4_options", "u4"),
+        ("ipv6_extension_headers", "u4"),
+        ("mpls_top_label", "u4"),
+        ("tunnel_identifier", "u4"),
+        ("tunnel_source", "u1", 16),
+        ("tunnel_destination", "u1", 16),
+        ("tunnel_type", "u1"),
+        ("tunnel_identified", "u1"),
+        ("tunnel_vlan_id", "u2"),
+        ("tunnel_customer_vlan_id", "u2"),
+        ("padding3", "u1", 2),
         ("late_packets", "u8"),
         ("late_octets", "u8"),
         ("late_layer2_octets", "u8"),
@@ -151,6 +177,7 @@ INTERFACE_TOTALS = np.dtype(
         ("entries_made", "u8"),
         ("insertions_failed", "u8"),
         ("late_packets", "u8"),
+        ("orphan_fragments", "u8"),
         ("ignored_packets", "u8", len(Ignored)),
         ("ignored_octets", "u8", len(Ignored)),
     ]
@@ -169,9 +196,27 @@ LOADED_INFO = np.dtype(
         ("follow_directions", "u4"),
         ("time_source", "u4"),
         ("owner_pid", "u4"),
-        ("padding", "u4"),
+        ("decap", "u4"),
         ("loaded_mono_ns", "u8"),
     ]
 )
+
+CAPTURED_MOST = 3072
+REPLAY_BATCH = 256
+
+CAPTURED_PACKET = np.dtype(
+    [
+        ("time_ns", "u8"),
+        ("end", "u4"),
+        ("layer2_length", "u4"),
+        ("length", "u4"),
+        ("padding", "u4"),
+        ("octets", "u1", CAPTURED_MOST),
+    ]
+)
+
+REPLAY_STATE = np.dtype([("cursor", "u8"), ("failed", "u8"), ("place", "u8")])
+
+SETTINGS = np.dtype([("time_source", "u4"), ("plain_unlock", "u4"), ("decap", "u4")])
 
 ATTACHMENT = np.dtype([("directions", "u4"), ("made_clsact", "u4")])

@@ -1,8 +1,8 @@
 """Pairs the two directions of a flow, and the points that saw it.
 
 Rules (RFC 5103, direction assignment section 5):
-- A conversation is the 5-tuple without its direction, with VLAN, IP version and,
-  for ICMP, the identifier and message class (which stand in the key).
+- A conversation is the 5-tuple without its direction, with VLANs, tunnel, IP version
+  and, for ICMP, the identifier and message class (which stand in the key).
 - At each point (interface and hook) a direction is one entry of the table. Of
   several points, the one that saw the direction first reports it; the others
   are duplicates, which end with it and are not reported. A point without a
@@ -22,6 +22,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NONE = -1  # no entry
+ICMP = (1, 58)
 NOT_COUNTING = np.uint64(1 << 62)  # later than any time that the clock will show
 NEVER = np.uint64((1 << 63) - 1)
 
@@ -86,18 +87,23 @@ def canonical(keys: Array) -> tuple[Array, Array]:
     destination = _big_endian_words(keys["destination_address"])
     source_port = keys["source_port"].astype("u8")
     destination_port = keys["destination_port"].astype("u8")
+    # Identifier and message class are not of one side or the other.
+    has_ports = ~np.isin(keys["protocol"], ICMP)
     turned = _greater(
-        (source[:, 0], source[:, 1], source_port),
-        (destination[:, 0], destination[:, 1], destination_port),
+        (source[:, 0], source[:, 1], source_port * has_ports),
+        (destination[:, 0], destination[:, 1], destination_port * has_ports),
     )
     rows = np.empty((len(keys), 6), "u8")
     for column in (0, 1):
         rows[:, column] = np.where(turned, destination[:, column], source[:, column])
         rows[:, column + 2] = np.where(turned, source[:, column], destination[:, column])
-    rows[:, 4] = np.where(turned, destination_port << 16 | source_port, source_port << 16 | destination_port)
+    rows[:, 4] = np.where(
+        turned & has_ports, destination_port << 16 | source_port, source_port << 16 | destination_port
+    )
     rows[:, 5] = (
-        keys["vlan_id"].astype("u8") << 32
-        | keys["icmp_class"].astype("u8") << 16
+        keys["customer_vlan_id"].astype("u8") << 48
+        | keys["vlan_id"].astype("u8") << 32
+        | keys["in_tunnel"].astype("u8") << 16
         | keys["protocol"].astype("u8") << 8
         | keys["ip_version"]
     )

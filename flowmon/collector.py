@@ -77,6 +77,7 @@ class Collector:
         self._clock = clock or SystemClock()
         self._unwritten: list[tuple[Sink, pa.RecordBatch, int]] = []
         self._sink_complaint = ""
+        self._evictions_said = 0
         self._watch = _PressureWatch(table)
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
@@ -125,17 +126,18 @@ class Collector:
         reason_of_entry = decision.reasons[biflows.conversation_of]
         rows = np.flatnonzero(reason_of_entry)
         counters, found = self._table.take(snapshot.keys[rows], reason_of_entry[rows] == EndReason.ACTIVE)
-        counters[~found] = np.zeros(1, abi.FLOW_COUNTERS)
-        # Row `len(rows)` stands for "no such entry": all zero.
-        counters = np.concatenate([counters, np.zeros(1, abi.FLOW_COUNTERS)])
+        if not found.all():
+            counters[:-1][~found] = np.zeros(1, abi.FLOW_COUNTERS)
+        # The last row stands for "no such entry": all zero.
         place = np.full(len(snapshot) + 1, len(rows), np.int64)
         place[rows] = np.arange(len(rows))
         ended = np.flatnonzero(decision.reasons)
         forward_rows, reverse_rows = biflows.forward[ended], biflows.reverse[ended]
         forward, reverse = place[forward_rows], place[reverse_rows]
         packets = counters["packets"]
-        keep = (packets[forward] > 0) | (packets[reverse] > 0)
-        recorded = int(packets[forward].sum() + packets[reverse].sum())
+        forward_packets, reverse_packets = packets[forward], packets[reverse]
+        keep = (forward_packets > 0) | (reverse_packets > 0)
+        recorded = int(forward_packets.sum() + reverse_packets.sum())
         self.tally.packets += recorded
         self.tally.duplicate_packets += int(packets.sum()) - recorded
         return EndedFlows(
@@ -184,6 +186,10 @@ class Collector:
             self._unwritten.pop(0)
         return True
 
+    def resident(self) -> int:
+        """Entries in the table, reckoned from the last pass."""
+        return self._watch.resident(self._table.entries_made())
+
     @property
     def refused_by(self) -> str:
         """What a sink complains of, while it takes no records; empty otherwise."""
@@ -206,12 +212,14 @@ class Collector:
         self._sink_complaint = ""
 
     def _notice_evictions(self, evicted_flows: int) -> None:
-        if evicted_flows > self.tally.evicted_flows:
+        """Says it when there are twice as many as were said: a flood shall not fill the log as well."""
+        self.tally.evicted_flows = max(evicted_flows, self.tally.evicted_flows)
+        if evicted_flows >= max(1, 2 * self._evictions_said):
             log.warning(
                 "the table overflowed: %d directed flows evicted so far, uncollected; raise --max-flows",
                 evicted_flows,
             )
-            self.tally.evicted_flows = evicted_flows
+            self._evictions_said = evicted_flows
 
 
 def _leaving(decision: Decision) -> Array:
@@ -241,6 +249,10 @@ class _PressureWatch:
         self._entries_at_pass = entries
         self._pass_seconds = 0.5 * self._pass_seconds + 0.5 * seconds
 
+    def resident(self, made: int) -> int:
+        """Entries in the table, when the counter of those made stands at `made`."""
+        return min(self._table.max_flows, self._entries_at_pass + made - self._made_at_pass)
+
     def look(self) -> int:
         """How many entries should go now; 0 where there is room."""
         now, made = time.monotonic(), self._table.entries_made()
@@ -250,7 +262,7 @@ class _PressureWatch:
             self._rate = max(rate, 0.5 * self._rate + 0.5 * rate)
         self._last_made, self._last_look = made, now
         size = self._table.max_flows
-        resident = min(size, self._entries_at_pass + made - self._made_at_pass)
+        resident = self.resident(made)
         during_a_pass = self._rate * self._pass_seconds
         high_water = max(SAFETY * size, min(HIGH_WATER * size, (1 - SAFETY) * size - during_a_pass))
         room = high_water - resident

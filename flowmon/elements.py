@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from flowmon.abi import SIZE_BINS, TTL_BINS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @unique
@@ -26,6 +26,7 @@ class When(Enum):
     ALWAYS = "always"
     SEEN = "the direction has packets"
     TWO_ARRIVALS = "two packets or more arrived"
+    IPV4 = "IPv4"
     IPV6 = "IPv6"
     ICMP = "ICMP and ICMPv6"
     ICMP_IDENTIFIER = "ICMP messages with an identifier"
@@ -36,6 +37,12 @@ class When(Enum):
     TCP_SYN = "TCP, the direction's SYN was seen"
     TCP_FIRST_ACK = "TCP, the direction sent a bare ACK"
     TAGGED = "tagged frames"
+    TAGGED_TWICE = "frames with two tags"
+    MPLS = "the direction's first packet had a label"
+    IPSEC = "ESP and AH"
+    IN_TUNNEL = "taken out of a tunnel (--decap)"
+    IN_IDENTIFIED_TUNNEL = "the tunnel has an identifier (--decap)"
+    OBSERVED = "seen at an interface, not in a capture"
     INGRESS = "seen on ingress"
     EGRESS = "seen on egress"
     NAMED = "the interface's name is known"
@@ -82,7 +89,10 @@ ELEMENTS: tuple[Element, ...] = (
     Element("destinationAddress", None, _TEXT, "address that it was sent to (elements 12 and 28 as text)"),
     Element("ipVersion", 60, _U1, "4 or 6"),
     Element(
-        "sourceTransportPort", 7, _U2, "port of TCP and UDP; 0 for others and for fragments after the first"
+        "sourceTransportPort",
+        7,
+        _U2,
+        "port of TCP, UDP, UDP-Lite, SCTP, DCCP; 0 for others and for fragments whose first was not seen",
     ),
     Element("destinationTransportPort", 11, _U2, "likewise"),
     Element("protocolIdentifier", 4, _U1, "IP protocol number"),
@@ -95,8 +105,24 @@ ELEMENTS: tuple[Element, ...] = (
         reversible=True,
     ),
     Element("icmpIdentifier", None, _U2, "identifier of a query and its reply", When.ICMP_IDENTIFIER),
+    Element("IPSecSPI", 295, _U4, "security parameters index", When.IPSEC),
     Element("vlanId", 58, _U2, "VLAN identifier of the outermost tag", When.TAGGED),
-    Element("flowDirection", 61, _U1, "hook that saw the forward direction: 0 ingress, 1 egress"),
+    Element("dot1qCustomerVlanId", 245, _U2, "VLAN identifier of the second tag", When.TAGGED_TWICE),
+    Element("tunnelType", None, _TEXT, "gre, ipip, 6in4, 4in6, 6in6, vxlan, geneve, gtp-u", When.IN_TUNNEL),
+    Element(
+        "tunnelIdentifier",
+        None,
+        _U4,
+        "GRE key, VXLAN or Geneve network, GTP-U tunnel endpoint",
+        When.IN_IDENTIFIED_TUNNEL,
+        reversible=True,
+        counter="tunnel_identifier",
+    ),
+    Element("tunnelSourceAddress", None, _TEXT, "outer address of the forward direction", When.IN_TUNNEL),
+    Element("tunnelDestinationAddress", None, _TEXT, "likewise", When.IN_TUNNEL),
+    Element(
+        "flowDirection", 61, _U1, "hook that saw the forward direction: 0 ingress, 1 egress", When.OBSERVED
+    ),
     Element("ingressInterface", 10, _U4, "interface index of an ingress hook", When.INGRESS),
     Element("egressInterface", 14, _U4, "interface index of an egress hook", When.EGRESS),
     Element("interfaceName", 82, _TEXT, "name of that interface", When.NAMED),
@@ -124,6 +150,34 @@ ELEMENTS: tuple[Element, ...] = (
         When.IPV6,
         reversible=True,
         counter="flow_label",
+    ),
+    Element(
+        "ipv4Options",
+        208,
+        _U4,
+        "options seen: bit n is option number n",
+        When.IPV4,
+        reversible=True,
+        counter="ipv4_options",
+    ),
+    Element(
+        "ipv6ExtensionHeaders",
+        64,
+        _U4,
+        "extension headers seen: bit 0 destination options, 1 hop-by-hop, 4 first or only fragment,"
+        " 5 routing, 6 later fragment, 12 mobility, 13 ESP, 14 AH, 15 payload compression",
+        When.IPV6,
+        reversible=True,
+        counter="ipv6_extension_headers",
+    ),
+    Element(
+        "mplsTopLabelStackSection",
+        70,
+        _U4,
+        "top label, its traffic class and bottom flag as one number of 24 bits",
+        When.MPLS,
+        reversible=True,
+        counter="mpls_top_label",
     ),
     Element(
         "minimumIpTotalLength",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flowmon.abi import NO_WINDOW_SCALE, Direction
+from flowmon.abi import NO_WINDOW_SCALE, Direction, Tunnel
 from flowmon.elements import RECORD_SCHEMA, Element, When, columns
 from flowmon.text import address_column
 
@@ -22,6 +22,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 TCP = 6
 ICMP = (1, 58)
+IPSEC = (50, 51)
+TUNNEL_NAMES = {
+    Tunnel.NONE: "",
+    Tunnel.GRE: "gre",
+    Tunnel.IPIP: "ipip",
+    Tunnel.SIX_IN_4: "6in4",
+    Tunnel.FOUR_IN_6: "4in6",
+    Tunnel.SIX_IN_6: "6in6",
+    Tunnel.VXLAN: "vxlan",
+    Tunnel.GENEVE: "geneve",
+    Tunnel.GTP_U: "gtp-u",
+}
 IDENTIFIED_CLASSES = (8, 13, 15, 17)  # ICMP queries
 IDENTIFIED_CLASSES_IPV6 = (128,)
 
@@ -73,6 +85,19 @@ class _Side:
         return self.seen & np.isin(self.keys["protocol"], ICMP)
 
     @cached_property
+    def vlan_ids(self) -> tuple[Array, Array]:
+        """Of the outermost tag and of the second; of a flow in a tunnel, those of the frame outside."""
+        inside = self.keys["in_tunnel"] != 0
+        outer = np.where(inside, self.counters["tunnel_vlan_id"], self.keys["vlan_id"])
+        customer = np.where(inside, self.counters["tunnel_customer_vlan_id"], self.keys["customer_vlan_id"])
+        return outer, customer
+
+    @cached_property
+    def observed(self) -> Array:
+        """At an interface: packets of a capture have none."""
+        return self.keys["ifindex"] != 0
+
+    @cached_property
     def first_seen(self) -> Array:
         """Late packets alone do not begin a record: it begins where the entry left off."""
         begun = self.counters["first_seen_mono_ns"]
@@ -87,6 +112,7 @@ class _Side:
 _VALID: dict[When, Callable[[_Side], Array]] = {
     When.SEEN: lambda side: side.seen,
     When.TWO_ARRIVALS: lambda side: side.seen & (~side.counters["minimum_interval_ns"] != 0),
+    When.IPV4: lambda side: side.seen & (side.keys["ip_version"] == 4),
     When.IPV6: lambda side: side.seen & (side.keys["ip_version"] == 6),
     When.ICMP: lambda side: side.icmp,
     When.ICMP_IDENTIFIER: lambda side: _has_identifier(side.keys),
@@ -98,9 +124,15 @@ _VALID: dict[When, Callable[[_Side], Array]] = {
     ),
     When.TCP_SYN: lambda side: side.tcp & (side.counters["syn_mono_ns"] != 0),
     When.TCP_FIRST_ACK: lambda side: side.tcp & (side.counters["first_ack_mono_ns"] != 0),
-    When.TAGGED: lambda side: side.keys["vlan_id"] != 0,
-    When.INGRESS: lambda side: side.keys["direction"] == Direction.INGRESS,
-    When.EGRESS: lambda side: side.keys["direction"] == Direction.EGRESS,
+    When.TAGGED: lambda side: side.vlan_ids[0] != 0,
+    When.TAGGED_TWICE: lambda side: side.vlan_ids[1] != 0,
+    When.MPLS: lambda side: side.counters["mpls_top_label"] != 0,
+    When.IPSEC: lambda side: np.isin(side.keys["protocol"], IPSEC),
+    When.IN_TUNNEL: lambda side: side.keys["in_tunnel"] != 0,
+    When.IN_IDENTIFIED_TUNNEL: lambda side: side.seen & (side.counters["tunnel_identified"] != 0),
+    When.OBSERVED: lambda side: side.observed,
+    When.INGRESS: lambda side: side.observed & (side.keys["direction"] == Direction.INGRESS),
+    When.EGRESS: lambda side: side.observed & (side.keys["direction"] == Direction.EGRESS),
 }
 
 
@@ -122,7 +154,8 @@ def _shared_columns(flows: EndedFlows, sides: dict[bool, _Side], context: Contex
     """What a record has once, by column."""
     keys, forward, reverse = flows.keys, sides[False], sides[True]
     is_ipv4 = keys["ip_version"] == 4
-    is_icmp = np.isin(keys["protocol"], ICMP)
+    has_no_ports = np.isin(keys["protocol"], (*ICMP, *IPSEC))
+    outer_source, outer_destination = _outer_addresses(keys["in_tunnel"] != 0, forward, reverse)
     never = np.iinfo("u8").max
     start = np.minimum(
         np.where(forward.seen, forward.first_seen, never),
@@ -137,11 +170,16 @@ def _shared_columns(flows: EndedFlows, sides: dict[bool, _Side], context: Contex
         "sourceAddress": address_column(keys["source_address"], is_ipv4),
         "destinationAddress": address_column(keys["destination_address"], is_ipv4),
         "ipVersion": keys["ip_version"],
-        "sourceTransportPort": np.where(is_icmp, 0, keys["source_port"]),
-        "destinationTransportPort": np.where(is_icmp, 0, keys["destination_port"]),
+        "sourceTransportPort": np.where(has_no_ports, 0, keys["source_port"]),
+        "destinationTransportPort": np.where(has_no_ports, 0, keys["destination_port"]),
         "protocolIdentifier": keys["protocol"],
         "icmpIdentifier": keys["source_port"],
-        "vlanId": keys["vlan_id"],
+        "IPSecSPI": keys["source_port"].astype("u4") << 16 | keys["destination_port"],
+        "vlanId": forward.vlan_ids[0],
+        "dot1qCustomerVlanId": forward.vlan_ids[1],
+        "tunnelType": _tunnel_types(keys["in_tunnel"] != 0, forward, reverse),
+        "tunnelSourceAddress": outer_source,
+        "tunnelDestinationAddress": outer_destination,
         "flowDirection": keys["direction"],
         "ingressInterface": keys["ifindex"],
         "egressInterface": keys["ifindex"],
@@ -193,10 +231,37 @@ def _utc(mono_ns: Array, context: Context) -> Array:
 
 
 def _has_identifier(keys: Array) -> Array:
-    query = keys["icmp_class"] >> 8
+    query = keys["destination_port"] >> 8
     ipv4 = (keys["protocol"] == ICMP[0]) & np.isin(query, IDENTIFIED_CLASSES)
     ipv6 = (keys["protocol"] == ICMP[1]) & np.isin(query, IDENTIFIED_CLASSES_IPV6)
     return ipv4 | ipv6
+
+
+def _outer_addresses(in_tunnel: Array, forward: _Side, reverse: _Side) -> tuple[pa.Array, pa.Array]:
+    """Both columns, of the forward direction; where that was not seen, the other's turned round."""
+    rows = np.flatnonzero(in_tunnel)
+    ours, others = forward.counters[rows], reverse.counters[rows]
+    seen = forward.seen[rows, np.newaxis]
+    columns = []
+    for own, other in (("tunnel_source", "tunnel_destination"), ("tunnel_destination", "tunnel_source")):
+        addresses = np.where(seen, ours[own], others[other])
+        texts = address_column(addresses, _is_mapped(addresses))
+        codes = np.zeros(len(in_tunnel), np.int32)
+        codes[rows] = texts.indices.to_numpy()
+        columns.append(pa.DictionaryArray.from_arrays(pa.array(codes, mask=~in_tunnel), texts.dictionary))
+    return columns[0], columns[1]
+
+
+def _is_mapped(addresses: Array) -> Array:
+    """bool[n]: whether they are IPv4 addresses as the table holds them."""
+    return (addresses[:, :10] == 0).all(axis=1) & (addresses[:, 10:12] == 0xFF).all(axis=1)
+
+
+def _tunnel_types(in_tunnel: Array, forward: _Side, reverse: _Side) -> pa.DictionaryArray:
+    types = np.maximum(forward.counters["tunnel_type"], reverse.counters["tunnel_type"])
+    texts = pa.array([TUNNEL_NAMES[Tunnel(number)] for number in range(len(Tunnel))], pa.string())
+    codes = pa.array(types.astype(np.int32), mask=~in_tunnel | (types == Tunnel.NONE))
+    return pa.DictionaryArray.from_arrays(codes, texts)
 
 
 def _interface_names(ifindex: Array, names: dict[int, str]) -> pa.DictionaryArray:

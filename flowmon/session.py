@@ -206,15 +206,20 @@ def collector_lock(pin_set: PinSet) -> Iterator[None]:
 
 
 class Stop:
-    """Set by SIGTERM or SIGINT; the loop ends after the pass that is under way."""
+    """Set by SIGTERM or SIGINT; the loop ends after the pass that is under way.
+
+    status: what a shell would say of a process that the signal ended.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.status = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
+    def _request(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
+        self.status = 128 + number
 
 
 class Follower:
@@ -297,6 +302,11 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
         raise ConfigError(
             f"the table that is loaded holds {size} flows, not {options.max_flows}:"
             " `flowmon purge` first (its flows are lost), or leave --max-flows out"
+        )
+    if options.decap != bool(loader.read_loaded_info(pin_set)["decap"][0]):
+        raise ConfigError(
+            f"what is loaded counts flows {'outside' if options.decap else 'inside'} tunnels:"
+            " `flowmon purge` first (its flows are lost), or the other choice of --decap"
         )
 
 

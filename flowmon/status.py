@@ -101,6 +101,9 @@ def _book_rows(books: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             row("of the counted, in packets, octets and flags only", books["late_packets"], None, None)
         )
+    if books["orphan_fragments"]:
+        label = "of the counted, fragments with ports 0: their first was not seen"
+        rows.append(row(label, books["orphan_fragments"], None, None))
     if books["insertions_failed"]:
         rows.append(row("insertions failed", None, None, books["insertions_failed"]))
     return rows

@@ -43,21 +43,12 @@ static __always_inline int lock_counters(struct flow_counters *counters)
 /* A plain store releases the lock where the CPU keeps stores in order; elsewhere it takes a barrier. */
 static __always_inline void unlock_counters(struct flow_counters *counters)
 {
-	if (plain_unlock) {
+	if (SETTING(plain_unlock)) {
 		asm volatile("" ::: "memory");
 		*(volatile __u64 *)&counters->lock = LOCK_FREE;
 	} else {
 		__sync_lock_test_and_set(&counters->lock, LOCK_FREE);
 	}
-}
-
-static __always_inline __u64 now_ns(struct __sk_buff *skb)
-{
-	if (time_source == TIME_SKB_TSTAMP)
-		return skb->tstamp;
-	if (time_source == TIME_COARSE)
-		return bpf_ktime_get_coarse_ns();
-	return bpf_ktime_get_ns();
 }
 
 static __always_inline __u32 size_bin(__u32 length)
@@ -82,6 +73,22 @@ static __always_inline __u32 ttl_bin(__u8 ttl)
 	return ((ttl - 1) >> 5) + 2; /* 6..32, 33..64, ... 225..255 */
 }
 
+static __always_inline void note_tunnel(struct flow_counters *counters)
+{
+	__u32 zero = 0;
+	struct tunnel_scratch *scratch = map_lookup(tunnel_scratch, &zero);
+
+	if (!scratch)
+		return;
+	__builtin_memcpy(counters->tunnel_source, scratch->tunnel.source, 16);
+	__builtin_memcpy(counters->tunnel_destination, scratch->tunnel.destination, 16);
+	counters->tunnel_identifier = scratch->tunnel.identifier;
+	counters->tunnel_type = scratch->tunnel.type;
+	counters->tunnel_identified = scratch->tunnel.identified;
+	counters->tunnel_vlan_id = scratch->tunnel.vlan_id;
+	counters->tunnel_customer_vlan_id = scratch->tunnel.customer_vlan_id;
+}
+
 /* What a record says of its first packet, and where minimum and maximum start. */
 static __always_inline void begin_record(struct flow_counters *counters, const struct packet *packet)
 {
@@ -93,8 +100,12 @@ static __always_inline void begin_record(struct flow_counters *counters, const s
 	counters->minimum_ip_length = packet->last_ip_length;
 	counters->minimum_ttl = packet->ttl;
 	counters->minimum_interval_ns = ~0ULL;
+	if (packet->mpls_top_label)
+		counters->mpls_top_label = packet->mpls_top_label;
+	if (SETTING(decap) && packet->key.in_tunnel)
+		note_tunnel(counters);
 	if (!counters->born_mono_ns)
-		counters->born_mono_ns = packet->now_mono_ns;
+		counters->born_mono_ns = is_capture() ? packet->place : packet->now_mono_ns;
 }
 
 /* The segments of a super-packet arrive together: one interval, and the rest are 0. */
@@ -163,7 +174,11 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	counters->layer2_octets += packet->wire_layer2_octets;
 	account_sizes(counters, packet);
 	account_ttl(counters, packet);
-	if (packet->key.protocol == IPPROTO_TCP && !packet->later_fragment)
+	if (packet->ipv4_options | packet->ipv6_extension_headers) {
+		counters->ipv4_options |= packet->ipv4_options;
+		counters->ipv6_extension_headers |= packet->ipv6_extension_headers;
+	}
+	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
 		account_tcp(counters, packet, other);
 	return begins;
 }
@@ -210,7 +225,7 @@ static __always_inline __u32 account(struct packet *packet, int *begins)
 
 		if (!counters)
 			continue;
-		if (packet->key.protocol == IPPROTO_TCP) {
+		if (packet->key.protocol == IPPROTO_TCP && !packet->unread) {
 			if (starts_before_highest(counters, packet))
 				look_at_other_side(&packet->key, counters, &other);
 			if ((packet->tcp_control_bits & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))

@@ -7,15 +7,16 @@
  *            └──── reason why not ──────┴──▶ totals of the observation point
  *
  * Four programs observe: two hooks, with or without an Ethernet header.  The
- * fifth, `take`, never meets a packet: the collector runs it to take flows out.
+ * other two are not attached: the collector runs `take` to take flows out, and
+ * `replay` to feed a capture to the first of the four.
  */
 #include "compat.h"
 #include "flowmon.h"
+
+SETTINGS;
+
+#include "packet.bpf.h"
 #include "maps.bpf.h"
-
-SETTING(__u32, time_source);
-SETTING(__u32, plain_unlock);
-
 #include "parse.bpf.h"
 #include "tcp.bpf.h"
 #include "account.bpf.h"
@@ -39,6 +40,7 @@ static __always_inline void add_to_totals(const struct packet *packet, __u32 out
 		point->counted_octets += packet->wire_layer2_octets;
 		point->flows_inserted += begins;
 		point->late_packets += packet->late ? packet->segments : 0;
+		point->orphan_fragments += packet->orphan;
 		return;
 	}
 	if (outcome >= IGNORED_REASONS)
@@ -48,25 +50,54 @@ static __always_inline void add_to_totals(const struct packet *packet, __u32 out
 	point->insertions_failed += outcome == IGNORED_TABLE_FULL;
 }
 
+/*
+ * Where all is inlined, the packet lies in a map and not on the stack: there the
+ * verifier knows no values, and does not walk each of the ways to them apart.
+ */
+#ifdef FLOWMON_BCC
+static __always_inline struct packet *new_packet(void)
+{
+	__u32 zero = 0;
+	struct packet *packet = map_lookup(packets, &zero);
+
+	if (packet)
+		__builtin_memset(packet, 0, sizeof(*packet));
+	return packet;
+}
+#define NEW_PACKET new_packet
+#else
+#define NEW_PACKET() (&(struct packet){})
+#endif
+
 static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int has_ethernet)
 {
-	struct packet packet = {};
+	struct packet *packet = NEW_PACKET();
 	int begins = 0;
 	__u32 outcome;
 
-	packet.key.ifindex = skb->ifindex;
-	packet.key.direction = direction;
-	packet.window_scale = TCP_NO_WINDOW_SCALE;
-	packet.buffer_length = skb->len;
-	outcome = parse(skb, &packet, has_ethernet);
-	if (outcome == PARSED) {
-		packet.now_mono_ns = now_ns(skb);
-		outcome = account(&packet, &begins);
+	if (!packet)
+		return TC_ACT_UNSPEC;
+	packet->key.direction = direction;
+	packet->window_scale = TCP_NO_WINDOW_SCALE;
+	if (is_capture()) {
+		packet->buffer_length = CONTEXT_FIELD(skb, cb[CAPTURED_LAYER2_LENGTH], __u64);
+		packet->end = CONTEXT_FIELD(skb, cb[CAPTURED_END], __u64);
+		packet->place = CONTEXT_FIELD(skb, cb[CAPTURED_PLACE], __u64) |
+				CONTEXT_FIELD(skb, cb[CAPTURED_PLACE + 1], __u64) << 32;
 	} else {
-		packet.segments = skb->gso_segs ? skb->gso_segs : 1;
-		packet.wire_layer2_octets = packet.buffer_length;
+		packet->key.ifindex = skb->ifindex;
+		packet->buffer_length = skb->len;
+		packet->end = skb->len;
 	}
-	add_to_totals(&packet, outcome, begins);
+	outcome = parse(skb, packet, has_ethernet);
+	if (outcome == PARSED) {
+		packet->now_mono_ns = now_ns(skb);
+		outcome = account(packet, &begins);
+	} else {
+		packet->segments = skb->gso_segs ? skb->gso_segs : 1;
+		packet->wire_layer2_octets = packet->buffer_length;
+	}
+	add_to_totals(packet, outcome, begins);
 	return TC_ACT_UNSPEC;
 }
 
@@ -150,6 +181,41 @@ PROGRAM(take)(struct __sk_buff *skb)
 		books->taken_octets += result->layer2_octets;
 	}
 	books->cursor = index + 1;
+	return TC_ACT_UNSPEC;
+}
+
+/*
+ * Puts the next packet of a capture into the buffer and goes on in `replay_target`,
+ * which is the program for ingress on Ethernet.  Run as `take` is.  The buffer is
+ * as long as any packet: what is left in it of longer ones is not looked at.
+ */
+PROGRAM(replay)(struct __sk_buff *skb)
+{
+	struct captured_packet *packet;
+	struct replay_state *state;
+	__u32 zero = 0, index, length;
+
+	state = map_lookup(replay_state, &zero);
+	if (!state)
+		return TC_ACT_UNSPEC;
+	index = state->cursor++;
+	packet = map_lookup(replay_packets, &index);
+	if (!packet)
+		return TC_ACT_UNSPEC;
+	length = packet->length;
+	if (length > CAPTURED_MOST || (length && bpf_skb_store_bytes(skb, 0, packet->octets, length, 0))) {
+		state->failed++;
+		return TC_ACT_UNSPEC;
+	}
+	skb->tstamp = packet->time_ns;
+	skb->cb[CAPTURED_END] = packet->end;
+	skb->cb[CAPTURED_LAYER2_LENGTH] = packet->layer2_length;
+	skb->cb[CAPTURED_LENGTH] = length;
+	state->place++;
+	skb->cb[CAPTURED_PLACE] = state->place;
+	skb->cb[CAPTURED_PLACE + 1] = state->place >> 32;
+	map_call(replay_target, skb, 0);
+	state->failed++; /* not reached, if the call succeeds */
 	return TC_ACT_UNSPEC;
 }
 

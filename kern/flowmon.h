@@ -11,7 +11,7 @@
 #ifndef FLOWMON_H
 #define FLOWMON_H
 
-#define FLOWMON_ABI_VERSION 1
+#define FLOWMON_ABI_VERSION 2
 
 #define FLOWMON_SIZE_BINS 6
 #define FLOWMON_TTL_BINS 10
@@ -26,15 +26,20 @@ enum flow_direction {
 struct flow_key {
 	__u8 source_address[16]; /* IPv4 as ::ffff:a.b.c.d */
 	__u8 destination_address[16];
-	__u16 source_port; /* ICMP: the identifier, in both port fields */
-	__u16 destination_port;
+	__u16 source_port; /* ICMP: the identifier; ESP and AH: the SPI, high half here */
+	__u16 destination_port; /* ICMP: type << 8 | code; of a query, for its reply too */
 	__u32 ifindex;
-	__u16 vlan_id; /* 0 = untagged */
-	__u16 icmp_class; /* type << 8 | code; of a query, for its reply too */
+	union {
+		struct {
+			__u16 vlan_id; /* outermost tag, 0 = untagged */
+			__u16 customer_vlan_id; /* second tag, 0 = none */
+		};
+		__u32 tunnel; /* in_tunnel: hash of what tells tunnels apart, the same both ways */
+	};
 	__u8 protocol;
 	__u8 ip_version;
 	__u8 direction; /* enum flow_direction */
-	__u8 padding;
+	__u8 in_tunnel;
 };
 _Static_assert(sizeof(struct flow_key) == 48, "flow_key is 48 bytes without holes");
 
@@ -60,7 +65,7 @@ enum tcp_closing {
 struct flow_counters {
 	__u64 lock; /* enum flow_lock */
 	__u64 last_seen_mono_ns;
-	__u64 born_mono_ns; /* first packet of the entry */
+	__u64 born_mono_ns; /* first packet of the entry; of a capture, its place in it */
 	__u64 next_sequence_mono_ns; /* when next_sequence last advanced */
 	__u64 syn_mono_ns; /* latest SYN */
 	__u64 first_ack_mono_ns; /* first segment that is nothing but an ACK */
@@ -107,6 +112,17 @@ struct flow_counters {
 	__u64 retransmitted_octets; /* TCP payload */
 	__u64 out_of_order_packets;
 	__u64 out_of_order_octets;
+	__u32 ipv4_options; /* a set: bit = option number (IANA element 208) */
+	__u32 ipv6_extension_headers; /* a set (IANA element 64) */
+	__u32 mpls_top_label; /* of the record's first packet, as all that follow: label, exp, bottom; 24 bits */
+	__u32 tunnel_identifier;
+	__u8 tunnel_source[16];
+	__u8 tunnel_destination[16];
+	__u8 tunnel_type; /* enum tunnel_type */
+	__u8 tunnel_identified; /* tunnel_identifier holds */
+	__u16 tunnel_vlan_id; /* of the frame outside */
+	__u16 tunnel_customer_vlan_id;
+	__u8 padding3[2];
 
 	/* Of packets that could not have the lock: added atomically, apart from all the rest. */
 	__u64 late_packets;
@@ -114,7 +130,19 @@ struct flow_counters {
 	__u64 late_layer2_octets;
 	__u64 late_tcp_control_bits;
 };
-_Static_assert(sizeof(struct flow_counters) == 384, "flow_counters is 384 bytes without holes");
+_Static_assert(sizeof(struct flow_counters) == 440, "flow_counters is 440 bytes without holes");
+
+enum tunnel_type {
+	TUNNEL_NONE = 0,
+	TUNNEL_GRE = 1,
+	TUNNEL_IPIP = 2, /* the four by version, inner in outer */
+	TUNNEL_SIX_IN_4 = 3,
+	TUNNEL_FOUR_IN_6 = 4,
+	TUNNEL_SIX_IN_6 = 5,
+	TUNNEL_VXLAN = 6,
+	TUNNEL_GENEVE = 7,
+	TUNNEL_GTP_U = 8,
+};
 
 enum flow_lock {
 	LOCK_FREE = 0,
@@ -128,6 +156,7 @@ enum ignored_reason {
 	IGNORED_TRUNCATED, /* the packet ends within a header */
 	IGNORED_BAD_IP_HEADER, /* version, header length or total length cannot be */
 	IGNORED_BAD_TRANSPORT_HEADER, /* TCP data offset cannot be */
+	IGNORED_TOO_MANY_HEADERS, /* tags, labels or extension headers without end */
 	IGNORED_NO_MEMORY, /* the kernel could not make the headers readable */
 	IGNORED_TABLE_FULL, /* no entry could be made */
 	IGNORED_CONTENDED, /* the entry was being taken out, and that took too long */
@@ -149,6 +178,7 @@ struct interface_totals {
 	__u64 entries_made;
 	__u64 insertions_failed;
 	__u64 late_packets; /* counted in packets, octets and flags only: the entry was locked */
+	__u64 orphan_fragments; /* counted with ports 0: their first fragment was not seen before them */
 	__u64 ignored_packets[IGNORED_REASONS];
 	__u64 ignored_octets[IGNORED_REASONS];
 };
@@ -175,7 +205,7 @@ struct loaded_info {
 	__u32 follow_directions; /* attach to new interfaces: 1 ingress | 2 egress */
 	__u32 time_source;
 	__u32 owner_pid; /* who takes it all away when it ends; 0 = nobody, it stays */
-	__u32 padding;
+	__u32 decap; /* flows are those inside tunnels */
 	__u64 loaded_mono_ns;
 };
 
@@ -185,10 +215,44 @@ struct attachment {
 	__u32 made_clsact; /* the clsact qdisc is ours */
 };
 
+/* What is decided when the programs are loaded. */
+struct settings {
+	__u32 time_source; /* enum time_source */
+	__u32 plain_unlock; /* the CPU keeps stores in order */
+	__u32 decap;
+};
+
 enum time_source {
 	TIME_MONOTONIC = 0, /* bpf_ktime_get_ns */
 	TIME_SKB_TSTAMP = 1, /* skb->tstamp, for captures run through BPF_PROG_TEST_RUN */
 	TIME_COARSE = 2, /* bpf_ktime_get_coarse_ns: cheap, as fine as a tick */
+};
+
+#define CAPTURED_MOST 3072 /* octets of a packet; a test run takes a page less its own room */
+
+/* One packet of a capture on its way into the program. */
+struct captured_packet {
+	__u64 time_ns;
+	__u32 end; /* where the packet ended on the wire, from the first of `octets` */
+	__u32 layer2_length; /* of the frame as it was captured, whatever its link type */
+	__u32 length; /* of `octets` */
+	__u32 padding;
+	__u8 octets[CAPTURED_MOST]; /* an Ethernet frame */
+};
+
+/* Where the replay program stands. */
+struct replay_state {
+	__u64 cursor; /* next packet */
+	__u64 failed; /* packets that could not be handed on */
+	__u64 place; /* of the latest packet in the capture */
+};
+
+/* What the replay program says in __sk_buff.cb[] of a packet from a capture (TIME_SKB_TSTAMP). */
+enum captured {
+	CAPTURED_END = 0,
+	CAPTURED_LAYER2_LENGTH = 1,
+	CAPTURED_LENGTH = 2, /* the buffer is longer */
+	CAPTURED_PLACE = 3, /* in the capture from 1 on, 64 bits: of equal times it tells the first */
 };
 
 #endif /* FLOWMON_H */

@@ -9,7 +9,11 @@
 #define MAX_FLOWS 65536
 #endif
 #define MAX_POINTS 4096 /* interfaces times directions with totals of their own */
+#define MAX_FRAGMENTED 4096 /* fragmented datagrams under way */
 #define TAKE_BATCH 4096
+#ifndef REPLAY_BATCH
+#define REPLAY_BATCH 1
+#endif
 
 /* THE flow table. */
 MAP(MAP_LRU_HASH, flows, struct flow_key, struct flow_counters, MAX_FLOWS, 0);
@@ -20,10 +24,64 @@ MAP(MAP_ARRAY, blank, __u32, struct flow_counters, 1, 0);
 MAP(MAP_PERCPU_HASH, totals, struct totals_key, struct interface_totals, MAX_POINTS, 0);
 MAP(MAP_ARRAY, blank_totals, __u32, struct interface_totals, 1, 0);
 
+/* Whose the later fragments of a datagram are. */
+struct fragment_key {
+	__u8 source_address[16];
+	__u8 destination_address[16];
+	__u32 identification;
+	__u32 ifindex;
+	__u32 tunnel; /* or VLANs */
+	__u8 protocol;
+	__u8 ip_version;
+	__u8 direction;
+	__u8 in_tunnel;
+};
+_Static_assert(sizeof(struct fragment_key) == 48, "fragment_key has no holes");
+
+struct fragment_owner {
+	__u64 seen_mono_ns;
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 protocol;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 padding;
+};
+
+PRIVATE_MAP(MAP_LRU_HASH, fragments, struct fragment_key, struct fragment_owner, MAX_FRAGMENTED, 0);
+
+/* The packet inside a tunnel, while it is looked at, and the tunnel: too large for the stack. */
+struct tunnel {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 identifier;
+	__u8 type; /* enum tunnel_type */
+	__u8 identified; /* identifier holds */
+	__u8 padding[2];
+	__u16 vlan_id; /* of the frame outside */
+	__u16 customer_vlan_id;
+};
+
+struct tunnel_scratch {
+	struct packet inner;
+	struct tunnel candidate; /* until the packet inside is found to be whole */
+	struct tunnel tunnel;
+};
+
+#ifdef FLOWMON_BCC
+PRIVATE_MAP(MAP_PERCPU_ARRAY, packets, __u32, struct packet, 1, 0); /* the one in hand: see new_packet() */
+#endif
+PRIVATE_MAP(MAP_PERCPU_ARRAY, tunnel_scratch, __u32, struct tunnel_scratch, 1, 0);
+
 /* How the collector takes flows out: requests in, counters out, read in place. */
 MAP(MAP_ARRAY, take_requests, __u32, struct take_request, TAKE_BATCH, BPF_F_MMAPABLE);
 MAP(MAP_ARRAY, take_results, __u32, struct flow_counters, TAKE_BATCH, BPF_F_MMAPABLE);
 MAP(MAP_ARRAY, take_books, __u32, struct take_books, 1, BPF_F_MMAPABLE);
+
+/* A capture's packets on their way into the program that meets those of an interface. */
+PRIVATE_MAP(MAP_ARRAY, replay_packets, __u32, struct captured_packet, REPLAY_BATCH, BPF_F_MMAPABLE);
+PRIVATE_MAP(MAP_ARRAY, replay_state, __u32, struct replay_state, 1, BPF_F_MMAPABLE);
+PRIVATE_MAP(MAP_PROGRAMS, replay_target, __u32, __u32, 1, 0);
 
 /* Not used by the programs: what the loader leaves for those who come later. */
 MAP(MAP_ARRAY, loaded, __u32, struct loaded_info, 1, 0);

@@ -6,6 +6,7 @@ Source: Documentation/bpf/btf.rst of the kernel; ELF-64 as in elf.h. Little-endi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,16 @@ class Btf:
         return self._named[name].size_or_type
 
     def layout(self, name: str) -> Layout:
-        return {
-            field: (bits // 8, *self._element(self._types[number]))
-            for field, number, bits in self._named[name].members
-        }
+        return dict(self._fields(self._named[name], 0))
+
+    def _fields(self, of: Type, start: int) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Fields with their place; of an unnamed union the first of its views."""
+        for field, number, bits in of.members[:1] if of.kind == UNION else of.members:
+            member, place = self._types[number], start + bits // 8
+            if field:
+                yield field, (place, *self._element(member))
+            else:
+                yield from self._fields(member, place)
 
     def enum(self, name: str) -> dict[str, int]:
         return dict(self._named[name].members)
@@ -62,7 +69,7 @@ class Btf:
     def _members(self, kind: int, trailer: bytes) -> tuple[tuple, ...]:
         if kind == ARRAY:
             return tuple(struct.iter_unpack("<III", trailer))
-        layout = {STRUCT: "<III", ENUM: "<Ii"}.get(kind)
+        layout = {STRUCT: "<III", UNION: "<III", ENUM: "<Ii"}.get(kind)
         return (
             tuple((_text(self._strings, name), *rest) for name, *rest in struct.iter_unpack(layout, trailer))
             if layout

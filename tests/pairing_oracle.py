@@ -28,11 +28,18 @@ def conversations(keys: np.ndarray, born: np.ndarray, *, every_interface: bool) 
     """By what the entries of a conversation share."""
     directions: dict[Any, dict[tuple[Side, Side], list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, key in enumerate(keys):
-        source = (key["source_address"].tobytes(), int(key["source_port"]))
-        destination = (key["destination_address"].tobytes(), int(key["destination_port"]))
+        ports = (int(key["source_port"]), int(key["destination_port"]))
+        # ICMP's are the identifier and the message class, of both directions alike.
+        own, of_both = ((0, 0), ports) if key["protocol"] in {1, 58} else (ports, (0, 0))
+        source = (key["source_address"].tobytes(), own[0])
+        destination = (key["destination_address"].tobytes(), own[1])
         shared = (
             frozenset((source, destination)),
-            *(int(key[name]) for name in ("vlan_id", "icmp_class", "protocol", "ip_version")),
+            of_both,
+            *(
+                int(key[name])
+                for name in ("vlan_id", "customer_vlan_id", "in_tunnel", "protocol", "ip_version")
+            ),
             *([int(key["ifindex"])] if every_interface else []),
         )
         directions[shared][source, destination].append(row)

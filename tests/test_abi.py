@@ -25,6 +25,9 @@ STRUCTS = {
     "take_books": abi.TAKE_BOOKS,
     "loaded_info": abi.LOADED_INFO,
     "attachment": abi.ATTACHMENT,
+    "captured_packet": abi.CAPTURED_PACKET,
+    "replay_state": abi.REPLAY_STATE,
+    "settings": abi.SETTINGS,
 }
 
 # The enum in C, what its names begin with, and one that counts the others.
@@ -33,6 +36,7 @@ ENUMS = {
     abi.FlowState: ("flow_state", "FLOW_", None),
     abi.Closing: ("tcp_closing", "TCP_CLOSING_", None),
     abi.Ignored: ("ignored_reason", "IGNORED_", "IGNORED_REASONS"),
+    abi.Tunnel: ("tunnel_type", "TUNNEL_", None),
     abi.TimeSource: ("time_source", "TIME_", None),
 }
 
@@ -40,6 +44,7 @@ CONSTANTS = {
     "FLOWMON_ABI_VERSION": abi.ABI_VERSION,
     "FLOWMON_SIZE_BINS": abi.SIZE_BINS,
     "FLOWMON_TTL_BINS": abi.TTL_BINS,
+    "CAPTURED_MOST": abi.CAPTURED_MOST,
     "TCP_NO_WINDOW_SCALE": abi.NO_WINDOW_SCALE,
 }
 

@@ -62,7 +62,7 @@ class FakeTable:
         return Snapshot(keys, states)
 
     def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        counters, found = np.zeros(len(keys), abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
+        counters, found = np.zeros(len(keys) + 1, abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
         for row, (one, keep) in enumerate(zip(keys, keep_entry, strict=True)):
             entry = self.entries.get(one.tobytes())
             if entry is None:

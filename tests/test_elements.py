@@ -21,6 +21,7 @@ ARROW_TYPES = {
     "unsigned32": pa.uint32(),
     "unsigned64": pa.uint64(),
     "dateTimeNanoseconds": pa.timestamp("ns", tz="UTC"),
+    "octetArray": pa.uint32(),  # of three octets: as a number, a label can be queried
     "string": pa.dictionary(pa.int32(), pa.string()),
 }
 

@@ -19,7 +19,7 @@ from samples import NS, counters, ended, key, turned
 
 OFFSET = 1_700_000_000 * NS + 123
 CONTEXT = Context(OFFSET, {1: "eth0", 2: "wlan0"}, observation_domain_id=4_000_000_000)
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+TCP, UDP, ICMP, ICMPV6, ESP = 6, 17, 1, 58, 50
 INTERVALS_NEVER = 2**64 - 1
 
 
@@ -68,6 +68,10 @@ COUNTERS = {
     "maximumTcpWindowSize": "maximum_window",
     "tcpMaximumSegmentSize": "maximum_segment_size",
     "tcpWindowScale": "window_scale",
+    "ipv4Options": "ipv4_options",
+    "ipv6ExtensionHeaders": "ipv6_extension_headers",
+    "mplsTopLabelStackSection": "mpls_top_label",
+    "tunnelIdentifier": "tunnel_identifier",
 }
 
 
@@ -98,6 +102,10 @@ def described(one: np.void, counted: np.void) -> dict[str, Any]:
         ("minimumTcpWindowSize", "maximumTcpWindowSize"), tcp and counted["windows_seen"] > 0
     )
     has_value |= {
+        "ipv4Options": seen and one["ip_version"] == 4,
+        "ipv6ExtensionHeaders": seen and one["ip_version"] == 6,
+        "mplsTopLabelStackSection": counted["mpls_top_label"] > 0,
+        "tunnelIdentifier": seen and counted["tunnel_identified"] > 0,
         "flowLabelIPv6": seen and one["ip_version"] == 6,
         "icmpTypeCode": seen and one["protocol"] in {ICMP, ICMPV6},
         "tcpControlBits": tcp,
@@ -118,23 +126,60 @@ def identified(one: np.void) -> dict[str, Any]:
         side: str(ipaddress.IPv4Address(of[12:]) if one["ip_version"] == 4 else ipaddress.IPv6Address(of))
         for side, of in raw.items()
     }
-    icmp = one["protocol"] in {ICMP, ICMPV6}
-    identifies = (one["protocol"], one["icmp_class"] >> 8) in {(1, 8), (1, 13), (1, 15), (1, 17), (58, 128)}
+    no_ports = one["protocol"] in {ICMP, ICMPV6, ESP}
+    identifies = (one["protocol"], one["destination_port"] >> 8) in {
+        (1, 8),
+        (1, 13),
+        (1, 15),
+        (1, 17),
+        (58, 128),
+    }
     return {
         "sourceAddress": address["source"],
         "destinationAddress": address["destination"],
         "ipVersion": int(one["ip_version"]),
-        "sourceTransportPort": 0 if icmp else int(one["source_port"]),
-        "destinationTransportPort": 0 if icmp else int(one["destination_port"]),
+        "sourceTransportPort": 0 if no_ports else int(one["source_port"]),
+        "destinationTransportPort": 0 if no_ports else int(one["destination_port"]),
         "protocolIdentifier": int(one["protocol"]),
         "icmpIdentifier": int(one["source_port"]) if identifies else None,
-        "vlanId": int(one["vlan_id"]) or None,
+        "IPSecSPI": int(one["source_port"]) * 65536 + int(one["destination_port"])
+        if one["protocol"] == ESP
+        else None,
         "flowDirection": int(one["direction"]),
         "ingressInterface": int(one["ifindex"]) if one["direction"] == Direction.INGRESS else None,
         "egressInterface": int(one["ifindex"]) if one["direction"] == Direction.EGRESS else None,
         "interfaceName": CONTEXT.interface_names.get(int(one["ifindex"])),
         "observationDomainId": CONTEXT.observation_domain_id,
     }
+
+
+TUNNEL_TYPES = [None, "gre", "ipip", "6in4", "4in6", "6in6", "vxlan", "geneve", "gtp-u"]
+
+
+def around(one: np.void, forward: np.void, reverse: np.void) -> dict[str, Any]:
+    """The columns of the frame and the tunnel that the flow was in."""
+    if not one["in_tunnel"]:
+        return dict.fromkeys(("tunnelType", "tunnelSourceAddress", "tunnelDestinationAddress"), None) | {
+            "vlanId": int(one["vlan_id"]) or None,
+            "dot1qCustomerVlanId": int(one["customer_vlan_id"]) or None,
+        }
+    here, source, destination = (
+        (forward, "tunnel_source", "tunnel_destination")
+        if forward["packets"]
+        else (reverse, "tunnel_destination", "tunnel_source")
+    )
+    return {
+        "tunnelType": TUNNEL_TYPES[max(int(forward["tunnel_type"]), int(reverse["tunnel_type"]))],
+        "tunnelSourceAddress": outer_text(here[source]),
+        "tunnelDestinationAddress": outer_text(here[destination]),
+        "vlanId": int(forward["tunnel_vlan_id"]) or None,
+        "dot1qCustomerVlanId": int(forward["tunnel_customer_vlan_id"]) or None,
+    }
+
+
+def outer_text(raw: np.ndarray) -> str:
+    of = ipaddress.IPv6Address(raw.tobytes())
+    return str(of.ipv4_mapped or of)
 
 
 def spans(forward: np.void, reverse: np.void) -> dict[str, Any]:
@@ -150,7 +195,9 @@ def spans(forward: np.void, reverse: np.void) -> dict[str, Any]:
 
 def slow_record(flows: EndedFlows, row: int) -> dict[str, Any]:
     one, forward, reverse = flows.keys[row], flows.forward[row], flows.reverse[row]
-    values = identified(one) | spans(forward, reverse) | described(one, forward)
+    values = (
+        identified(one) | around(one, forward, reverse) | spans(forward, reverse) | described(one, forward)
+    )
     values |= {
         f"reverse{name[0].upper()}{name[1:]}": value for name, value in described(one, reverse).items()
     }
@@ -171,13 +218,23 @@ def some_flows(draw: st.DrawFn) -> EndedFlows:
     for side in ("source_address", "destination_address"):
         keys[side][keys["ip_version"] == 4, :12] = [0] * 10 + [255] * 2
         keys[side][keys["ip_version"] == 6, 0] = 0x20  # not a mapped address
-    keys["protocol"] = random.choice([TCP, UDP, ICMP, ICMPV6], rows)
-    keys["icmp_class"] = random.choice([0, 3, 8, 13, 15, 17, 128, 129], rows) << 8
-    keys["vlan_id"] = random.choice([0, 100], rows)
+    keys["protocol"] = random.choice([TCP, UDP, ICMP, ICMPV6, ESP], rows)
+    classes = random.choice([0, 3, 8, 13, 15, 17, 128, 129], rows) << 8
+    keys["destination_port"] = np.where(
+        np.isin(keys["protocol"], (ICMP, ICMPV6)), classes, keys["destination_port"]
+    )
+    for name in ("vlan_id", "customer_vlan_id"):
+        keys[name] = random.choice([0, 100], rows)
+    keys["in_tunnel"] = random.choice([0, 1], rows)
     keys["ifindex"] = random.choice([1, 2, 3], rows)
     keys["direction"] = random.choice([0, 1], rows)
     sides = [any_of(abi.FLOW_COUNTERS) for _ in range(2)]
     for side in sides:
+        side["tunnel_type"] = random.integers(0, len(TUNNEL_TYPES), rows)
+        for name in ("tunnel_source", "tunnel_destination"):
+            side[name][::2, :12] = [0] * 10 + [255] * 2
+        for name in ("mpls_top_label", "tunnel_identified", "tunnel_vlan_id", "tunnel_customer_vlan_id"):
+            side[name] *= random.choice([0, 1], rows).astype(side[name].dtype)
         side["first_seen_mono_ns"] >>= 4
         side["last_seen_mono_ns"] = side["first_seen_mono_ns"] + (side["last_seen_mono_ns"] >> np.uint64(4))
         for name in ("syn_mono_ns", "first_ack_mono_ns"):
@@ -258,14 +315,12 @@ def test_direction_not_seen_counts_nothing_and_describes_nothing() -> None:
 
 
 def test_icmp_has_no_ports_but_an_identifier() -> None:
-    echo = key(protocol=ICMP, ports=(77, 77), icmp_class=8 << 8)
+    echo = key(protocol=ICMP, ports=(77, 8 << 8))
     found = record(echo, counters(icmp_type=8), counters(icmp_type=0))
     assert (found["sourceTransportPort"], found["destinationTransportPort"]) == (0, 0)
     assert found["icmpIdentifier"] == 77
     assert (found["icmpTypeCode"], found["reverseIcmpTypeCode"]) == (0x0800, 0)
-    error = record(
-        key(protocol=ICMP, ports=(0, 0), icmp_class=3 << 8 | 1), counters(icmp_type=3, icmp_code=1)
-    )
+    error = record(key(protocol=ICMP, ports=(0, 3 << 8 | 1)), counters(icmp_type=3, icmp_code=1))
     assert (error["icmpIdentifier"], error["icmpTypeCode"]) == (None, 0x0301)
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
-_MAP_CALL = re.compile(r"\bmap_(lookup|insert|delete)\((\w+), ")
+_MAP_CALL = re.compile(r"\bmap_(lookup|insert|update|delete|call)\((\w+), ")
 
 
 def bcc_source(main: Path) -> str:

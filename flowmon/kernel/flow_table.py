@@ -18,7 +18,7 @@ import numpy as np
 
 from flowmon import abi
 from flowmon.kernel import libbpf
-from flowmon.kernel.pins import PinSet
+from flowmon.kernel.pins import MapSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,7 +53,8 @@ class Books:
     """Where every packet and flow went, as far as the kernel knows.
 
     Packets are on the wire, octets layer 2. `resident_*` is in the table now.
-    `late_packets` are counted ones, but in packets, octets and flags only.
+    `late_packets` are counted ones, but in packets, octets and flags only;
+    `orphan_fragments` are counted with ports 0, their first fragment was not seen.
     """
 
     seen_packets: int
@@ -65,6 +66,7 @@ class Books:
     flows_inserted: int
     insertions_failed: int
     late_packets: int
+    orphan_fragments: int
     taken_flows: int
     taken_packets: int
     taken_octets: int
@@ -89,19 +91,19 @@ class Books:
 
 
 class FlowTable:
-    """An open, pinned flow table with its companions. Close it after use."""
+    """An open flow table with its companions. Close it after use."""
 
-    def __init__(self, pin_set: PinSet) -> None:
-        self._flows = pin_set.open_map("flows")
-        self._totals = pin_set.open_map("totals")
-        self._take = pin_set.open_program("take")
+    def __init__(self, source: MapSource) -> None:
+        self._flows = source.open_map("flows")
+        self._totals = source.open_map("totals")
+        self._take = source.open_program("take")
         info = libbpf.map_info(self._flows)
         self.id, self.max_flows = info.id, info.max_entries
-        self._requests = _map_into_memory(pin_set, "take_requests", abi.TAKE_REQUEST, abi.TAKE_BATCH)
-        self._results = _map_into_memory(pin_set, "take_results", abi.FLOW_COUNTERS, abi.TAKE_BATCH)
-        self._books = _map_into_memory(pin_set, "take_books", abi.TAKE_BOOKS, 1)
+        self._requests = map_into_memory(source, "take_requests", abi.TAKE_REQUEST, abi.TAKE_BATCH)
+        self._results = map_into_memory(source, "take_results", abi.FLOW_COUNTERS, abi.TAKE_BATCH)
+        self._books = map_into_memory(source, "take_books", abi.TAKE_BOOKS, 1)
         self._packet = np.zeros(64, "u1")
-        self._scan_size = SCAN_BATCH
+        self._make_scan_buffers(SCAN_BATCH)
 
     def close(self) -> None:
         """Closes the descriptors; the table stays."""
@@ -115,14 +117,15 @@ class FlowTable:
         cursor = np.zeros(1, "u8")
         first = more = True
         while more:
-            keys = np.empty(self._scan_size, abi.FLOW_KEY)
-            counters = np.empty(self._scan_size, abi.FLOW_COUNTERS)
+            keys, counters = self._scan_keys, self._scan_counters
             try:
                 count, more = libbpf.lookup_batch(self._flows, cursor, keys, counters, first=first)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                self._scan_size *= 2  # a hash bucket with more entries than that: once, if ever
+                self._make_scan_buffers(
+                    2 * len(keys)
+                )  # a hash bucket with more entries than that: once, if ever
                 continue
             first = False
             states = np.empty(count, FLOW_STATE)
@@ -133,17 +136,23 @@ class FlowTable:
             # Late packets alone do not begin a record: it begins where the entry left off.
             begun = states["first_seen_mono_ns"]
             states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
-            all_keys.append(keys[:count])
+            all_keys.append(keys[:count].copy())
             all_states.append(states)
         return Snapshot(np.concatenate(all_keys), np.concatenate(all_states))
+
+    def _make_scan_buffers(self, entries: int) -> None:
+        """Kept from scan to scan: fresh memory costs more than the scan."""
+        self._scan_keys = np.empty(entries, abi.FLOW_KEY)
+        self._scan_counters = np.empty(entries, abi.FLOW_COUNTERS)
 
     def take(self, keys: Array, keep_entry: Array) -> tuple[Array, Array]:
         """The final counters of `keys` (FLOW_COUNTERS, in step), and which were still there (bool).
 
-        An entry with `keep_entry` begins a new record and stays; the others are
+        One more row of counters follows, all zero. An entry with `keep_entry` begins a new record and stays; the others are
         deleted. Those not found were evicted since the snapshot.
         """
-        counters = np.zeros(len(keys), abi.FLOW_COUNTERS)
+        counters = np.empty(len(keys) + 1, abi.FLOW_COUNTERS)
+        counters[-1] = np.zeros((), abi.FLOW_COUNTERS)
         found = np.zeros(len(keys), bool)
         for start in range(0, len(keys), abi.TAKE_BATCH):
             part = slice(start, start + abi.TAKE_BATCH)
@@ -155,7 +164,7 @@ class FlowTable:
             while (done := int(self._books["cursor"][0])) < size:
                 libbpf.test_run(self._take, self._packet, repeat=size - done)
             found[part] = self._requests["found"][:size]
-            counters[part] = self._results[:size]
+            counters[start : start + size] = self._results[:size]
         return counters, found
 
     def inserted(self) -> int:
@@ -209,6 +218,7 @@ _SUMMED = (
     "flows_inserted",
     "insertions_failed",
     "late_packets",
+    "orphan_fragments",
 )
 
 
@@ -217,9 +227,9 @@ def _by_reason(ignored: Array) -> dict[str, int]:
     return {reason.name.lower(): int(sums[reason]) for reason in abi.Ignored}
 
 
-def _map_into_memory(pin_set: PinSet, name: str, dtype: np.dtype[Any], entries: int) -> Array:
-    """A mmapable array map as a NumPy array: what is written there, the programs see."""
-    fd = pin_set.open_map(name)
+def map_into_memory(source: MapSource, name: str, dtype: np.dtype[Any], entries: int) -> Array:
+    """An mmapable array map as a NumPy array: what is written there, the programs see."""
+    fd = source.open_map(name)
     try:
         memory = mmap.mmap(fd, entries * dtype.itemsize)
     finally:

@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,16 @@ from flowmon.errors import ConfigError, KernelError
 from flowmon.kernel import libbpf, pins
 from flowmon.kernel.bcc_dialect import bcc_source
 from flowmon.kernel.clock import monotonic_ns
-from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, PinSet
+from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, TAKE, MapSource, PinSet
 
 SOURCES = Path(__file__).resolve().parent.parent / "kern"
 SOURCE = SOURCES / "flowmon.bpf.c"
 OBJECT = SOURCES / "flowmon.bpf.o"
 DEFAULT_MAX_FLOWS = 65536
+
+REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay")
+REPLAY_MAPS = ("replay_packets", "replay_state", "replay_target")
+ALL_PROGRAMS = (*PROGRAMS, "replay")
 
 # These keep stores in order (total store order): a plain store releases a lock.
 _ORDERED_STORES = ("x86_64", "i686", "s390x")
@@ -42,13 +48,15 @@ class LoadOptions:
     time_source: abi.TimeSource = abi.TimeSource.MONOTONIC
     object_path: Path = OBJECT
     section: str = "tc"
+    decap: bool = False  # flows are those inside tunnels
     owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
 
     def settings(self) -> dict[str, int]:
-        """The programs' settings by name."""
+        """The programs' settings by name, in the order of abi.SETTINGS."""
         return {
             "time_source": int(self.time_source),
             "plain_unlock": int(platform.machine() in _ORDERED_STORES),
+            "decap": int(self.decap),
         }
 
 
@@ -134,40 +142,105 @@ def _reused_maps(pin_set: PinSet) -> dict[str, int]:
     return {name: pin_set.open_map(name) for name in MAP_LAYOUTS if pin_set.map_path(name).exists()}
 
 
-def _load_with_libbpf(pin_set: PinSet, options: LoadOptions) -> None:
+@contextmanager
+def _loaded_object(
+    options: LoadOptions, programs: tuple[str, ...], maps: tuple[str, ...], reused: dict[str, int]
+) -> Iterator[dict[str, int]]:
+    """Descriptors of the programs and maps that are named; they are closed at the end."""
     lib = libbpf.library()
     said: list[str] = []
     libbpf.set_print(said.append)
     opened = lib.bpf_object__open_file(os.fsencode(options.object_path), None)
     if not opened:
         raise ConfigError(f"{options.object_path} is not a BPF object that libbpf can open: {_last(said)}")
-    reused = _reused_maps(pin_set)
     try:
-        for name in MAP_LAYOUTS:
-            handle = _find(lib.bpf_object__find_map_by_name, opened, name, options)
+        map_handles = {name: _find(lib.bpf_object__find_map_by_name, opened, name, options) for name in maps}
+        sizes = {"flows": options.max_flows, "replay_packets": abi.REPLAY_BATCH}
+        for name, handle in map_handles.items():
             if name in reused:
                 libbpf.check(lib.bpf_map__reuse_fd(handle, reused[name]), name)
-            elif name == "flows":
-                libbpf.check(lib.bpf_map__set_max_entries(handle, options.max_flows), name)
+            elif name in sizes:
+                libbpf.check(lib.bpf_map__set_max_entries(handle, sizes[name]), name)
         _write_settings(opened, options)
-        programs = {
-            name: _find(lib.bpf_object__find_program_by_name, opened, name, options) for name in PROGRAMS
+        handles = {
+            name: _find(lib.bpf_object__find_program_by_name, opened, name, options) for name in ALL_PROGRAMS
         }
-        _check_section(programs, options)
+        _check_section(handles, options)
+        for name, handle in handles.items():
+            libbpf.check(lib.bpf_program__set_autoload(handle, name in programs), name)
         result = lib.bpf_object__load(opened)
         if result < 0:
             raise KernelError(_why_not_loaded(-result, said, options))
-        for name in MAP_LAYOUTS:
-            if name not in reused:
-                handle = lib.bpf_object__find_map_by_name(opened, name.encode())
-                libbpf.pin(lib.bpf_map__fd(handle), pin_set.map_path(name))
-        for name, program in programs.items():
-            _pin_program(lib.bpf_program__fd(program), pin_set, name)
+        yield {name: lib.bpf_map__fd(handle) for name, handle in map_handles.items()} | {
+            name: lib.bpf_program__fd(handles[name]) for name in programs
+        }
+    finally:
+        lib.bpf_object__close(opened)
+        libbpf.set_print(None)
+
+
+def _load_with_libbpf(pin_set: PinSet, options: LoadOptions) -> None:
+    reused = _reused_maps(pin_set)
+    try:
+        with _loaded_object(options, PROGRAMS, tuple(MAP_LAYOUTS), reused) as descriptors:
+            for name in MAP_LAYOUTS:
+                if name not in reused:
+                    libbpf.pin(descriptors[name], pin_set.map_path(name))
+            for name in PROGRAMS:
+                _pin_program(descriptors[name], pin_set, name)
     finally:
         for fd in reused.values():
             os.close(fd)
-        lib.bpf_object__close(opened)
-        libbpf.set_print(None)
+
+
+class PrivateSet:
+    """Programs and maps to replay packets, of this process alone: pinned nowhere, gone with it.
+
+    Close it after use.
+    """
+
+    def __init__(self, options: LoadOptions) -> None:
+        require_root()
+        self.loader = _choose_loader(options)
+        if self.loader is abi.Loader.LIBBPF:
+            maps = (*MAP_LAYOUTS, *REPLAY_MAPS)
+            with _loaded_object(options, REPLAY_PROGRAMS, maps, {}) as descriptors:
+                self._descriptors = {name: os.dup(fd) for name, fd in descriptors.items()}
+        else:
+            self._load_with_bcc(options)
+        _prepare_totals(self)
+        program = np.array([self._descriptors["ingress_ethernet"]], "u4")
+        libbpf.update(self._descriptors["replay_target"], np.zeros(1, "u4"), program)
+
+    def _load_with_bcc(self, options: LoadOptions) -> None:
+        """BCC shares maps by their pins only: they are there for as long as it compiles."""
+        pins.mount_bpffs()
+        for left in pins.BPFFS.glob("flowmon-private-*"):
+            if not Path("/proc", left.name.rpartition("-")[2]).exists():
+                PinSet(left).remove()  # of a process that was killed
+        pin_set = PinSet(pins.BPFFS / f"flowmon-private-{os.getpid()}")
+        pins.prepare_directory(pin_set.directory)
+        try:
+            module = _compile_with_bcc(pin_set, options)
+            functions = {name: _load_function(module, name) for name in REPLAY_PROGRAMS}
+            self._descriptors = {name: pin_set.open_map(name) for name in MAP_LAYOUTS}
+            self._descriptors |= {name: os.dup(module[name.encode()].get_fd()) for name in REPLAY_MAPS}
+            self._descriptors |= {name: os.dup(fd) for name, fd in functions.items()}
+        finally:
+            pin_set.remove()
+
+    def open_map(self, name: str) -> int:
+        """A descriptor of a map."""
+        return os.dup(self._descriptors[name])
+
+    def open_program(self, name: str) -> int:
+        """A descriptor of a program."""
+        return os.dup(self._descriptors[name])
+
+    def close(self) -> None:
+        """Closes the descriptors: the kernel frees all of it."""
+        for fd in self._descriptors.values():
+            os.close(fd)
 
 
 def _pin_program(fd: int, pin_set: PinSet, name: str) -> None:
@@ -197,6 +270,7 @@ def recover(pin_set: PinSet, program_id: int) -> None:
     how = LoadOptions(
         loader=abi.Loader(int(info["loader"])).name.lower(),
         time_source=abi.TimeSource(int(info["time_source"])),
+        decap=bool(info["decap"]),
     )
     ensure_loaded(pin_set, how)
 
@@ -217,12 +291,12 @@ def _check_section(programs: dict[str, int], options: LoadOptions) -> None:
 
 
 def _write_settings(opened: int, options: LoadOptions) -> None:
-    """Settings lie in .rodata in the order of their declaration, 4 bytes each."""
+    """Settings are all of .rodata: one struct."""
     lib = libbpf.library()
     handle = _find(lib.bpf_object__find_map_by_name, opened, ".rodata", options)
     size = ctypes.c_size_t()
     address = lib.bpf_map__initial_value(handle, ctypes.byref(size))
-    values = np.array(list(options.settings().values()), "u4")
+    values = np.array([tuple(options.settings().values())], abi.SETTINGS)
     if size.value != values.nbytes:
         raise ConfigError(f"{options.object_path} has other settings than this flowmon: build it again")
     ctypes.memmove(address, values.ctypes.data, values.nbytes)
@@ -253,6 +327,12 @@ def _is_noise(line: str) -> bool:
 
 
 def _load_with_bcc(pin_set: PinSet, options: LoadOptions) -> None:
+    module = _compile_with_bcc(pin_set, options)
+    for name in PROGRAMS:
+        _pin_program(_load_function(module, name), pin_set, name)
+
+
+def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
     try:
         from bcc import BPF
     except ImportError:
@@ -261,39 +341,53 @@ def _load_with_bcc(pin_set: PinSet, options: LoadOptions) -> None:
             " environment with /usr/bin/python3 and --system-site-packages"
             " (the bcc of PyPI is another package)"
         ) from None
-    flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}"]
+    flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():
         os.close(fd)  # opened for the check of their layout only
     try:
-        module = BPF(text=bcc_source(SOURCE).encode(), cflags=flags)
-        for name in PROGRAMS:
-            function = module.load_func(name.encode(), BPF.SCHED_CLS)
-            _pin_program(function.fd, pin_set, name)
+        return BPF(text=bcc_source(SOURCE).encode(), cflags=flags)
     except Exception as error:  # noqa: BLE001 - BCC raises nothing narrower
-        raise KernelError(
-            f"BCC cannot compile or load the programs ({error}): it needs kernel headers in"
-            f" /lib/modules/{platform.release()}/build or BCC_KERNEL_SOURCE; see `flowmon doctor`"
-        ) from None
+        raise _bcc_refused(error) from None
+
+
+def _load_function(module: Any, name: str) -> int:
+    try:
+        return int(module.load_func(name.encode(), module.SCHED_CLS).fd)
+    except Exception as error:  # noqa: BLE001 - BCC raises nothing narrower
+        raise _bcc_refused(error) from None
+
+
+def _bcc_refused(error: Exception) -> KernelError:
+    return KernelError(
+        f"BCC cannot compile or load the programs ({error}): it needs kernel headers in"
+        f" /lib/modules/{platform.release()}/build or BCC_KERNEL_SOURCE; see `flowmon doctor`"
+    )
 
 
 def _prepare_maps(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
-    """The totals' entry for all that find none of their own, and the note of how this was loaded."""
-    fd = pin_set.open_map("totals")
+    """The totals, and the note of how this was loaded."""
+    _prepare_totals(pin_set)
+    info = read_loaded_info(pin_set)  # of an earlier load, or zero
+    info["abi_version"] = abi.ABI_VERSION
+    info["loader"] = loader
+    info["time_source"] = options.time_source
+    info["decap"] = options.decap
+    info["owner_pid"] = options.owner_pid
+    info["loaded_mono_ns"] = monotonic_ns()
+    write_loaded_info(pin_set, info)
+
+
+def _prepare_totals(source: MapSource) -> None:
+    """The entry for all that find none of their own."""
+    fd = source.open_map("totals")
     for direction in abi.Direction:
         key = np.array([(0, direction)], abi.TOTALS_KEY)
         zero = np.zeros(libbpf.possible_cpus(), abi.INTERFACE_TOTALS)
         if not libbpf.lookup(fd, key, zero):
             libbpf.update(fd, key, zero)
     os.close(fd)
-    info = read_loaded_info(pin_set)  # of an earlier load, or zero
-    info["abi_version"] = abi.ABI_VERSION
-    info["loader"] = loader
-    info["time_source"] = options.time_source
-    info["owner_pid"] = options.owner_pid
-    info["loaded_mono_ns"] = monotonic_ns()
-    write_loaded_info(pin_set, info)
 
 
 def read_loaded_info(pin_set: PinSet) -> np.ndarray[Any, np.dtype[Any]]:

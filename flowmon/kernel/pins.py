@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,7 +37,7 @@ NO_BPF = "this kernel has no bpf system call: flowmon needs Linux 5.14 or later 
 
 U4 = np.dtype("u4")
 
-# Every map: name, key and value as the programs declare them.
+# Every map of a pin set: name, key and value as the programs declare them.
 MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "flows": (abi.FLOW_KEY, abi.FLOW_COUNTERS),
     "blank": (U4, abi.FLOW_COUNTERS),
@@ -54,6 +54,16 @@ TAKE = "take"
 PROGRAMS = (*OBSERVERS, TAKE)
 
 _BPF_FS_MAGIC = 0xCAFE4A11
+
+
+class MapSource(Protocol):
+    """Where maps and programs are got from."""
+
+    def open_map(self, name: str) -> int:
+        """A descriptor, for the caller to close."""
+
+    def open_program(self, name: str) -> int:
+        """A descriptor, for the caller to close."""
 
 
 @dataclass(frozen=True)
