@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from flowmon import __version__
-from flowmon.errors import ConfigError, FlowmonError, KernelError, SinkError
+from flowmon.errors import ConfigError, FlowmonError, KernelError, ReaderGoneError, SinkError
 
 if TYPE_CHECKING:
     from flowmon.collector import CollectorOptions
@@ -40,8 +40,9 @@ def main() -> None:
     """The `flowmon` command."""
     try:
         status = cli.main(standalone_mode=False, prog_name="flowmon")
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    except ReaderGoneError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ReaderGoneError.exit_status)
     except FlowmonError as error:
         _fail(str(error), error.exit_status)
     except click.UsageError as error:
@@ -50,9 +51,6 @@ def main() -> None:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone: nothing to complain of
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except PermissionError as error:
         _fail(f"{error.filename or error.filename2 or 'a BPF call'}: {error.strerror}: run as root", 1)
     except OSError as error:
@@ -62,7 +60,8 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"flowmon: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"flowmon: {' '.join(message.split())}", file=sys.stderr)
     if sys.stdout is not None:  # what could not be printed shall not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
@@ -129,6 +128,7 @@ load_options = _options(
         show_default=True,
         help="Size of the table: directed flows, two a biflow.",
     ),
+    click.option("--decap", is_flag=True, help="Flows are those inside tunnels, with the tunnel's columns."),
     click.option(
         "--timestamps",
         type=click.Choice(["exact", "coarse"]),
@@ -183,11 +183,27 @@ collect_options = _options(
 )
 
 
-@click.group(context_settings=SETTINGS, invoke_without_command=True)
+class _Group(click.Group):
+    """Commands whose output may be cut off by its reader: Click would make a failure of that."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            status = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGoneError from None
+        return status
+
+
+@click.group(cls=_Group, context_settings=SETTINGS, invoke_without_command=True)
 @table_options
 @where_options
 @load_options
 @collect_options
+@click.option(
+    "-r", "capture", metavar="CAPTURE", help="Read a pcap or pcapng file instead (-: standard input)."
+)
 @click.option("--pid-file", type=_Path(), hidden=True)
 @click.version_option(__version__, "--version")
 @click.pass_context
@@ -195,11 +211,16 @@ def cli(context: click.Context, /, **options: Any) -> None:
     """Network flow monitor: biflow records of what passes the interfaces.
 
     Without a command: the collector. It reads the table that `flowmon load` made; with --iface
-    or --all it loads and attaches itself, and takes that away again when it ends.
+    or --all it loads and attaches itself, and takes that away again when it ends. With -r it
+    reads a capture through the same programs, and needs no interface.
     Without -d or -j, records are printed as JSON lines.
     """
     context.obj = {"map_path": options["map_path"], "map_name": options["map_name"]}
-    if context.invoked_subcommand is None:
+    if options["capture"] is not None:
+        if context.invoked_subcommand is not None:
+            raise ConfigError(f"-r reads a capture: {context.invoked_subcommand} does not go with it")
+        _read_capture(options, context)
+    elif context.invoked_subcommand is None:
         _collect(options)
 
 
@@ -352,6 +373,7 @@ def _load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
         loader=options["loader"],
         max_flows=options["max_flows"],
         time_source=TimeSource.COARSE if options["timestamps"] == "coarse" else TimeSource.MONOTONIC,
+        decap=options["decap"],
         object_path=options["object_path"] or OBJECT,
         section=options["section"],
         owner_pid=owner_pid,
@@ -449,6 +471,36 @@ def _collect(options: dict[str, Any]) -> None:
         raise
     finally:
         session.detach(pin_set, work)
+
+
+def _read_capture(options: dict[str, Any], context: click.Context) -> None:
+    from flowmon import offline
+
+    for name in (
+        "map_path",
+        "map_name",
+        "names",
+        "every",
+        "direction",
+        "timestamps",
+        "every_interface",
+        "pid_file",
+    ):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(param.opts[0] for param in context.command.params if param.name == name)
+            raise ConfigError(f"-r reads a capture: {option} is of interfaces and their tables")
+    if not options["capture"]:
+        raise ConfigError("-r needs the name of a capture file, or - for standard input")
+    collector_options = _collector_options(options)
+    _set_up_log(options)
+    given = context.get_parameter_source("max_flows") is click.core.ParameterSource.COMMANDLINE
+    offline.read_capture(
+        options["capture"],
+        lambda: _sinks(options),
+        _load_options(options, owner_pid=0),
+        options["max_flows"] if given else None,
+        collector_options,
+    )
 
 
 _DAEMON_OPTIONS = {

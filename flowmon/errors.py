@@ -11,6 +11,12 @@ class FlowmonError(Exception):
     exit_status = 1
 
 
+class ReaderGoneError(FlowmonError):
+    """Whoever read our output has gone: nothing to complain of."""
+
+    exit_status = 0
+
+
 class ConfigError(FlowmonError):
     """The user's: an option or file that cannot be."""
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-run=(clang libbpf-dev libbpf1 llvm make iproute2 python3-venv python3-bpfcc)
+run=(clang libbpf-dev libbpf1 libpcap0.8 llvm make iproute2 python3-venv python3-bpfcc)
 try=(bind9-dnsutils bpftool clang-format curl ethtool iperf3 iputils-ping procps shellcheck tcpreplay tshark util-linux)
 # BCC compiles against kernel headers; those of the running kernel where Debian has them, else any.
 headers="linux-headers-$(uname -r)"

@@ -1,4 +1,4 @@
-"""Runs a capture through the kernel program, packet by packet, with the capture's own times."""
+"""Runs packets through the kernel program, as `flowmon -r` does, with records kept in memory."""
 
 import ctypes
 import os
@@ -8,16 +8,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from flowmon.abi import TimeSource
+from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions
-from flowmon.kernel import libbpf, loader
-from flowmon.kernel.flow_table import FlowTable
-from flowmon.kernel.loader import LoadOptions
-from flowmon.kernel.pins import PinSet
-from oracle import frames_of
+from flowmon.kernel import libbpf
+from flowmon.kernel.flow_table import Books, FlowTable
+from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.pins import MapSource
+from flowmon.offline import Reading
+from flowmon.sinks.gathered import GatheringSink
 
 LOOPBACK = 1
+UNTIL_THE_END = CollectorOptions(interval_s=0)
+
+
+@contextmanager
+def loaded_for_replay(loader_name: str, *, decap: bool = False) -> Iterator[PrivateSet]:
+    """The programs, taking packets' times from the buffers."""
+    source = PrivateSet(LoadOptions(loader=loader_name, time_source=TimeSource.SKB_TSTAMP, decap=decap))
+    yield source
+    source.close()
+
+
+class _GoOn:
+    """What never asks to stop."""
+
+    requested = False
+
+
+class _List:
+    """A sink that keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def reserve(self, rows: int) -> None:
+        pass
+
+    def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
+        self.records += batch.to_pylist()
+
+    def close(self) -> None:
+        pass
+
+
+def run_capture(
+    source: PrivateSet, capture: Path, options: CollectorOptions = UNTIL_THE_END
+) -> tuple[list[dict[str, Any]], Books]:
+    """The records of a capture in order of their start, and the books of all that `source` ever saw."""
+    sink = _List()
+    with Capture(str(capture)) as opened:
+        books, _ = Reading(opened, source, [GatheringSink(sink)], options, _GoOn()).run()
+    return _by_start(sink.records), books
 
 
 class SkBuff(ctypes.Structure):
@@ -35,57 +79,24 @@ class SkBuff(ctypes.Structure):
     ]
 
 
-@contextmanager
-def loaded_for_replay(pin_set: PinSet, loader_name: str) -> Iterator[PinSet]:
-    """The programs, taking packets' times from the buffers."""
-    loader.ensure_loaded(pin_set, LoadOptions(loader=loader_name, time_source=TimeSource.SKB_TSTAMP))
-    yield pin_set
-    pin_set.remove()
-
-
-def run_packet(program: int, frame: bytes, time_ns: int, gso_segs: int = 0, gso_size: int = 0) -> None:
-    """One packet through the program."""
-    context = SkBuff(ifindex=LOOPBACK, tstamp=time_ns, gso_segs=gso_segs, gso_size=gso_size)
+def run_super_packet(source: MapSource, frame: bytes, gso_segs: int, gso_size: int) -> None:
+    """One buffer as an interface would give it, through programs that were loaded for that."""
+    context = SkBuff(ifindex=LOOPBACK, gso_segs=gso_segs, gso_size=gso_size)
     data = np.frombuffer(frame, "u1")
-    options = libbpf._TestRunOpts(
-        sz=ctypes.sizeof(libbpf._TestRunOpts),
+    options = libbpf.TestRunOptions(
+        sz=ctypes.sizeof(libbpf.TestRunOptions),
         data_in=data.ctypes.data,
         data_size_in=len(frame),
         ctx_in=ctypes.addressof(context),
         ctx_size_in=ctypes.sizeof(context),
         repeat=1,
     )
+    program = source.open_program("ingress_ethernet")
     libbpf.check(libbpf.library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "test run")
-
-
-def run_capture(pin_set: PinSet, capture: Path) -> int:
-    """All packets of a capture, as on ingress of the loopback; how many there were."""
-    program = pin_set.open_program("ingress_ethernet")
-    count = 0
-    for time_ns, _, frame in frames_of(capture):
-        run_packet(program, frame, time_ns)
-        count += 1
     os.close(program)
-    return count
 
 
-class _List:
-    """A sink that keeps the records."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-
-    def reserve(self, rows: int) -> None:
-        pass
-
-    def write(self, batch, exported_at_ns: int) -> None:
-        self.records += batch.to_pylist()
-
-    def close(self) -> None:
-        pass
-
-
-class _CaptureClock:
+class _NoClock:
     """The capture's times are UTC already."""
 
     def now_mono_ns(self) -> int:
@@ -95,9 +106,13 @@ class _CaptureClock:
         return 0
 
 
-def take_everything(pin_set: PinSet) -> list[dict[str, Any]]:
+def take_everything(source: MapSource) -> list[dict[str, Any]]:
     """All records of the table, forced out, in order of their start."""
-    table, sink = FlowTable(pin_set), _List()
-    Collector(table, [sink], CollectorOptions(), dict, _CaptureClock()).collect(everything=True)
+    table, sink = FlowTable(source), _List()
+    Collector(table, [sink], CollectorOptions(), dict, _NoClock()).collect(everything=True)
     table.close()
-    return sorted(sink.records, key=lambda record: record["flowStartNanoseconds"].value)
+    return _by_start(sink.records)
+
+
+def _by_start(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: record["flowStartNanoseconds"].value)

@@ -1,0 +1,1 @@
+"""Packets that were captured earlier: files of tcpdump, dumpcap and Wireshark."""

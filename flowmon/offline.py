@@ -1,0 +1,245 @@
+"""A capture file through the same program and the same collector as live traffic.
+
+Rules:
+- Each packet runs through the kernel program with the capture's time; flows expire by
+  that clock. A pass over the table comes before the first packet of each interval.
+- The table is this process's own and pinned nowhere: nothing is left behind, however
+  it ends, and several captures can be read at once.
+- Every packet of the file is in the books: in a record, or ignored for a reason.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import string_at
+from dataclasses import dataclass, replace
+
+from flowmon.abi import CAPTURED_MOST, TimeSource
+from flowmon.captures.link_types import ETHERNET, to_ethernet
+from flowmon.captures.reader import Capture
+from flowmon.collector import Collector, CollectorOptions, Tally
+from flowmon.errors import FlowmonError, SinkError
+from flowmon.kernel.flow_table import Books, FlowTable
+from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.replay import Replay
+from flowmon.session import Stop
+from flowmon.sinks import Sink
+from flowmon.sinks.gathered import ROWS, GatheringSink
+from flowmon.sinks.json_lines import JsonLinesSink
+
+log = logging.getLogger("flowmon")
+
+NS = 1_000_000_000
+NEVER = 1 << 63
+# Directed flows in the table where nobody says how many: by the size of the file.
+LEAST_FLOWS = 1 << 14
+MOST_FLOWS = 1 << 18
+OCTETS_PER_FLOW = 64  # a packet's header in the file, and hardly any packet
+FULL = 0.6  # of the table, when flows have to make room
+LEAST_STEP = 256  # packets between two looks at how full it is
+PROGRESS_PACKETS = 8192  # between two looks at how far it is
+
+
+class TruncatedCaptureError(FlowmonError):
+    """The file ends or breaks off in the middle."""
+
+
+class StoppedError(FlowmonError):
+    """A signal ended the reading."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+@dataclass
+class _CaptureClock:
+    """The time of the packet in hand. The table's 0 means never, so its times are one later."""
+
+    mono_ns: int = 1
+
+    def advance(self, mono_ns: int) -> None:
+        """Never goes back, whatever the packets' order."""
+        self.mono_ns = max(self.mono_ns, mono_ns)
+
+    def now_mono_ns(self) -> int:
+        return self.mono_ns
+
+    def utc_offset_ns(self) -> int:
+        return -1
+
+
+def read_capture(
+    path: str,
+    open_sinks: Callable[[], list[Sink]],
+    load_options: LoadOptions,
+    max_flows: int | None,
+    options: CollectorOptions,
+) -> None:
+    """Meters a pcap or pcapng file (`-`: standard input) into sinks, which are opened once it can be read.
+
+    max_flows: the table's size; None chooses by the size of the file.
+
+    SIGINT and SIGTERM end the reading; what was read is written.
+
+    Raises CaptureError where it cannot be read; TruncatedCaptureError where it ends too
+    early and StoppedError where it was ended (what came before has been written);
+    SinkError where records cannot be written.
+    """
+    stop = Stop()
+    with Capture(path) as capture:
+        size = max_flows or _table_size(capture.size)
+        source = PrivateSet(replace(load_options, max_flows=size, time_source=TimeSource.SKB_TSTAMP))
+        sinks = [_gathering(sink, capture) for sink in open_sinks()]
+        try:
+            books, tally = Reading(capture, source, sinks, options, stop).run()
+        finally:
+            source.close()
+            for sink in sinks:
+                sink.close()
+        _report(capture, books, tally)
+        if stop.requested:
+            raise StoppedError(f"{capture.name}: stopped after {books.seen_packets:,} packets", stop.status)
+        if capture.cut_short:
+            raise TruncatedCaptureError(capture.cut_short)
+
+
+def _gathering(sink: Sink, capture: Capture) -> GatheringSink:
+    """Whoever reads lines along from a pipe sees them as they come."""
+    is_live = capture.size == 0 and isinstance(sink, JsonLinesSink)
+    return GatheringSink(sink, rows=1 if is_live else ROWS)
+
+
+def _table_size(octets: int) -> int:
+    """A power of two; the largest for a pipe, whose end nobody knows."""
+    if octets == 0:
+        return MOST_FLOWS
+    wanted = max(LEAST_FLOWS, octets // OCTETS_PER_FLOW)
+    return min(MOST_FLOWS, 1 << (wanted - 1).bit_length())
+
+
+class Reading:
+    """One capture on its way into records."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        source: PrivateSet,
+        sinks: list[GatheringSink],
+        options: CollectorOptions,
+        stop: Stop,
+    ) -> None:
+        self._capture = capture
+        self._stop = stop
+        self._sinks = sinks
+        self._table = FlowTable(source)
+        self._replay = Replay(source)
+        self._clock = _CaptureClock()
+        self._collector = Collector(self._table, sinks, options, dict, self._clock)
+        self._interval_ns = int(options.interval_s * NS)
+        self._room = int(self._table.max_flows * FULL)
+
+    def run(self) -> tuple[Books, Tally]:
+        """The books at the end, and what the collector did."""
+        try:
+            with _progress(self._capture) as advance:
+                self._feed(advance)
+            self._collect()  # what has ended, for its own reason
+            self._collect(everything=True)
+            for sink in self._sinks:
+                sink.flush()
+            return self._table.books(), self._collector.tally
+        finally:
+            self._replay.close()
+            self._table.close()
+
+    def _feed(self, advance: Callable[[], None]) -> None:
+        """Every packet; passes in between where an interval is over or the table fills up."""
+        ethernet, clock = self._replay.ethernet, self._clock
+        next_pass_ns = count = 0
+        look_at = self._room
+        for time_ns, address, captured, wire_length, link_type in self._capture.frames():
+            now = time_ns + 1
+            if now >= next_pass_ns:
+                if count and self._interval_ns:
+                    self._replay.flush()
+                    clock.advance(now)
+                    self._collect()
+                next_pass_ns = now + self._interval_ns if self._interval_ns else NEVER
+                if self._stop.requested:
+                    break
+            if count >= look_at:
+                self._replay.flush()
+                clock.advance(now)
+                look_at = count + self._make_room()
+            if link_type == ETHERNET:
+                ethernet(now, address, captured, wire_length)
+            else:
+                self._other_link(now, address, captured, wire_length, link_type)
+            count += 1
+            if not count % PROGRESS_PACKETS:
+                if self._stop.requested:
+                    break
+                advance()
+        self._replay.flush()
+        if count:
+            clock.advance(now)
+        advance()
+
+    def _other_link(self, now: int, address: int, captured: int, wire_length: int, link_type: int) -> None:
+        data = string_at(address, min(captured, CAPTURED_MOST))
+        found = to_ethernet(link_type, data)
+        if found is None:
+            self._replay.no_packet(now, wire_length)
+        else:
+            ether_type, header_length = found
+            self._replay.packet(now, ether_type, data[header_length:], header_length, wire_length)
+
+    def _make_room(self) -> int:
+        """Ends flows early where the table would overflow (reason 5); for how many packets there is room now."""
+        resident = self._collector.resident()
+        if resident >= self._room:
+            self._collect(excess=resident - self._room // 2)
+            resident = self._collector.resident()
+        return max(LEAST_STEP, self._room - resident)
+
+    def _collect(self, excess: int = 0, *, everything: bool = False) -> None:
+        self._collector.collect(excess, everything=everything)
+        if self._collector.refused_by:
+            raise SinkError(self._collector.refused_by)
+
+
+@contextmanager
+def _progress(capture: Capture) -> Iterator[Callable[[], None]]:
+    """A bar on standard error where that is a terminal; what is yielded moves it."""
+    if sys.stderr is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(capture.name, total=capture.size or None)
+        yield lambda: progress.update(task, completed=capture.position())
+
+
+def _report(capture: Capture, books: Books, tally: Tally) -> None:
+    """One line that accounts for every packet."""
+    ignored = {reason: number for reason, number in books.ignored_packets.items() if number}
+    parts = [f"{tally.packets:,} in {tally.records:,} records"]
+    if ignored:
+        parts.append(f"{sum(ignored.values()):,} ignored ({_listed(ignored)})")
+    if capture.skipped_packets:
+        parts.append(f"{capture.skipped_packets:,} skipped, of link types that cannot be read")
+    if books.evicted_packets:
+        parts.append(f"{books.evicted_packets:,} lost with evicted flows: raise --max-flows")
+    line = f"{capture.name}: {books.seen_packets + capture.skipped_packets:,} packets: {'; '.join(parts)}"
+    if books.orphan_fragments:
+        line += f"; {books.orphan_fragments:,} fragments without their first were counted with ports 0"
+    log.log(logging.WARNING if books.evicted_packets else logging.INFO, "%s", line)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
