@@ -2,7 +2,8 @@
 
     python tests/pcaps/make_all.py [--check] [CASE ...]
 
-A case is a directory with ``make.py`` (its ``frames()`` gives the packets), ``<case>.pcap`` and ``expected.json``.
+A case is a directory with ``make.py`` (its ``frames()`` gives the packets, or its ``capture()`` the whole file), ``<case>.pcap``
+or ``<case>.pcapng``, and ``expected.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ sys.path.append(str(HERE))  # so that this file, and every make.py, finds craft 
 
 from craft import pcap  # noqa: E402  (needs the line above)
 
+PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
+
 
 def cases(directory: Path = HERE) -> list[str]:
     """The names of all cases, sorted."""
@@ -25,17 +28,25 @@ def cases(directory: Path = HERE) -> list[str]:
 
 def made(case: str, directory: Path = HERE) -> bytes:
     """The capture that a case's script makes now."""
-    return pcap(runpy.run_path(str(directory / case / "make.py"))["frames"]())
+    script = runpy.run_path(str(directory / case / "make.py"))
+    content: bytes = script["capture"]() if "capture" in script else pcap(script["frames"]())
+    return content
+
+
+def capture_path(case: str, content: bytes, directory: Path = HERE) -> Path:
+    """Where the capture of a case is kept; its name ends as its content is."""
+    suffix = "pcapng" if content[:4] == PCAPNG_MAGIC else "pcap"
+    return directory / case / f"{case}.{suffix}"
 
 
 def differing(names: list[str], directory: Path = HERE) -> list[str]:
     """Those of the cases whose stored capture is missing or not what its script makes."""
-    return [case for case in names if _stored(case, directory) != made(case, directory)]
+    return [case for case in names if not _is_stored(case, made(case, directory), directory)]
 
 
-def _stored(case: str, directory: Path) -> bytes | None:
-    capture = directory / case / f"{case}.pcap"
-    return capture.read_bytes() if capture.exists() else None
+def _is_stored(case: str, content: bytes, directory: Path) -> bool:
+    capture = capture_path(case, content, directory)
+    return capture.exists() and capture.read_bytes() == content
 
 
 def main(arguments: list[str] | None = None, directory: Path = HERE) -> int:
@@ -54,7 +65,8 @@ def main(arguments: list[str] | None = None, directory: Path = HERE) -> int:
             print(f"{case}: the capture is not what make.py makes; run make_all.py {case}", file=sys.stderr)
         return 1 if different else 0
     for case in names:
-        (directory / case / f"{case}.pcap").write_bytes(made(case, directory))
+        content = made(case, directory)
+        capture_path(case, content, directory).write_bytes(content)
     return 0
 
 
