@@ -1,5 +1,5 @@
 # The commands of this project. `make test` and `make demo` set up what they need.
-.PHONY: all setup object demo test unit check format docs clean
+.PHONY: all setup object demo test unit bench check format docs clean
 
 all: object
 
@@ -17,8 +17,14 @@ demo: setup object
 
 # Everything: kernel tests need root, and fail where they cannot run.
 test: setup object
-	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo="sudo --preserve-env=FLOWMON_FUZZ_SECONDS,FLOWMON_FUZZ_SEED"; \
 	$$sudo env FLOWMON_REQUIRE_KERNEL=1 .venv/bin/python -m pytest $(PYTEST)
+
+# Speed: a packet in the kernel, and captures. AGAINST=COMMIT compares with the programs of a commit.
+bench: setup object
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	$$sudo .venv/bin/python bench/per_packet.py $(if $(AGAINST),--against $(AGAINST)) && \
+	$$sudo .venv/bin/python bench/offline.py
 
 # What needs no root.
 unit: setup object
