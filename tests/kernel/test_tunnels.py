@@ -1,4 +1,4 @@
-"""What tells flows in different tunnels apart, in the kernel's hash."""
+"""Tunnels: what tells flows in different ones apart, and a VXLAN between two hosts."""
 
 from itertools import combinations
 
@@ -8,6 +8,8 @@ from scapy.layers.l2 import Ether
 
 import craft
 from kernel.replay import loaded_for_replay, run_capture
+from kernel.test_live import total
+from netns import Host, Pair, monitor, still, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -35,3 +37,47 @@ def test_neighbouring_addresses_of_tunnels_do_not_meet(kernel, tmp_path, loader)
     found = {(record["tunnelSourceAddress"], record["tunnelDestinationAddress"]) for record in records}
     assert found == set(pairs)
     assert [record for record in records if record["reversePacketDeltaCount"] != 1] == []
+
+
+VNI = 77
+INSIDE = {"left": "172.31.77.1", "right": "172.31.77.2"}
+HARDWARE = {"left": "02:00:00:00:77:01", "right": "02:00:00:00:77:02"}
+VXLAN_HEADERS = 20 + 8 + 8 + 14  # IPv4, UDP, VXLAN, Ethernet: what a segment has around it
+
+
+def join_by_vxlan(pair: Pair) -> None:
+    """A VXLAN device on each host, that carries nothing but what is sent on purpose."""
+    hosts: dict[str, Host] = {"left": pair.left, "right": pair.right}
+    for side, other in (("left", "right"), ("right", "left")):
+        host = hosts[side]
+        link = ("ip", "link", "add", "vx0", "address", HARDWARE[side], "type", "vxlan", "id", str(VNI))
+        host.run(*link, "dstport", "4789", "local", host.ipv4, "remote", hosts[other].ipv4, "dev", "veth0")
+        host.run("sysctl", "-qw", "net.ipv6.conf.vx0.disable_ipv6=1")
+        host.run("ip", "address", "add", f"{INSIDE[side]}/24", "dev", "vx0")
+        host.run("ip", "link", "set", "vx0", "up")
+        neighbour = (INSIDE[other], "lladdr", HARDWARE[other], "dev", "vx0", "nud", "permanent")
+        host.run("ip", "neighbour", "add", *neighbour)
+
+
+@pytest.mark.parametrize("decap", [False, True], ids=["outside", "inside"])
+def test_iperf3_through_vxlan_counts_the_segments_on_the_wire(pair, decap):
+    join_by_vxlan(pair)
+    arguments = ("--iface", "veth0", "-i", "1", "-j", *(["--decap"] if decap else []))
+    with pair.right.server(5201, "iperf3", "-s", "-1"), monitor(pair.left, *arguments) as running:
+        before, buffers = pair.left.tcp_segments_sent(), pair.left.link_counters()["tx_packets"]
+        pair.left.run("iperf3", "-c", INSIDE["right"], "-t", "2")
+        wait_for(lambda: still(pair.left), "the link to fall silent")
+        segments = pair.left.tcp_segments_sent() - before
+        buffers = pair.left.link_counters()["tx_packets"] - buffers
+        records = running.stop()
+    assert segments > 5 * buffers, "super-packets were not on trial"
+    flows = [record for record in records if record["protocolIdentifier"] == (6 if decap else 17)]
+    assert total(flows, "packetDeltaCount", egress=True) == segments
+    longest = max(record["maximumIpTotalLength"] for record in flows)
+    assert longest == (1500 - VXLAN_HEADERS if decap else 1500)
+    told = {
+        tuple(record[name] for name in ("tunnelType", "tunnelIdentifier", "tunnelSourceAddress"))
+        for record in flows
+        if record["sourceAddress"] == (INSIDE["left"] if decap else pair.left.ipv4)
+    }
+    assert told == ({("vxlan", VNI, pair.left.ipv4)} if decap else {(None, None, None)})
