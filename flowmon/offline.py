@@ -12,11 +12,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import string_at
 from dataclasses import dataclass, replace
 
-from flowmon.abi import CAPTURED_MOST, TimeSource
-from flowmon.captures.link_types import ETHERNET, to_ethernet
+from flowmon.abi import TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
@@ -38,6 +36,7 @@ MOST_FLOWS = 1 << 18
 OCTETS_PER_FLOW = 64  # a packet's header in the file, and hardly any packet
 FULL = 0.6  # of the table, when flows have to make room
 LEAST_STEP = 256  # packets between two looks at how full it is
+TIME = 0  # of a frame's fields
 PROGRESS_PACKETS = 8192  # between two looks at how far it is
 
 
@@ -156,45 +155,24 @@ class Reading:
 
     def _feed(self, advance: Callable[[], None]) -> None:
         """Every packet; passes in between where an interval is over or the table fills up."""
-        ethernet, clock = self._replay.ethernet, self._clock
-        next_pass_ns = count = 0
+        frames = self._capture.frames()
+        frame = next(frames, None)
         look_at = self._room
-        for time_ns, address, captured, wire_length, link_type in self._capture.frames():
-            now = time_ns + 1
-            if now >= next_pass_ns:
-                if count and self._interval_ns:
-                    self._replay.flush()
-                    clock.advance(now)
-                    self._collect()
-                next_pass_ns = now + self._interval_ns if self._interval_ns else NEVER
-                if self._stop.requested:
-                    break
-            if count >= look_at:
-                self._replay.flush()
-                clock.advance(now)
-                look_at = count + self._make_room()
-            if link_type == ETHERNET:
-                ethernet(now, address, captured, wire_length)
-            else:
-                self._other_link(now, address, captured, wire_length, link_type)
-            count += 1
-            if not count % PROGRESS_PACKETS:
-                if self._stop.requested:
-                    break
+        count = 0
+        while frame is not None and not self._stop.requested:
+            before_ns = frame[TIME] + self._interval_ns if self._interval_ns else NEVER
+            while frame is not None and frame[TIME] < before_ns and not self._stop.requested:
+                most = min(PROGRESS_PACKETS, look_at - count)
+                fed, frame = self._replay.run(frame, frames, before_ns, most)
+                count += fed
                 advance()
-        self._replay.flush()
-        if count:
-            clock.advance(now)
-        advance()
-
-    def _other_link(self, now: int, address: int, captured: int, wire_length: int, link_type: int) -> None:
-        data = string_at(address, min(captured, CAPTURED_MOST))
-        found = to_ethernet(link_type, data)
-        if found is None:
-            self._replay.no_packet(now, wire_length)
-        else:
-            ether_type, header_length = found
-            self._replay.packet(now, ether_type, data[header_length:], header_length, wire_length)
+                if count == look_at:
+                    self._clock.advance(self._replay.flush())
+                    look_at = count + self._make_room()
+            self._clock.advance(self._replay.flush())
+            if frame is not None and frame[TIME] >= before_ns:
+                self._clock.advance(frame[TIME] + 1)
+                self._collect()
 
     def _make_room(self) -> int:
         """Ends flows early where the table would overflow (reason 5); for how many packets there is room now."""

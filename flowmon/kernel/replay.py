@@ -11,10 +11,14 @@ Rules:
 import ctypes
 import os
 import struct
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
 from flowmon import abi
+from flowmon.captures.link_types import ETHERNET, to_ethernet
+from flowmon.captures.reader import Frame
 from flowmon.errors import KernelError
 from flowmon.kernel import libbpf
 from flowmon.kernel.flow_table import map_into_memory
@@ -42,44 +46,65 @@ class Replay:
         self._next = 0  # where the next packet goes, in octets
         self._end = self._packets.nbytes
         self._buffer = np.zeros(_MOST, "u1")
+        self._latest_ns = 0
 
     def close(self) -> None:
         """Closes the program's descriptor."""
         os.close(self._program)
 
-    def ethernet(self, time_ns: int, address: int, captured: int, wire_length: int) -> None:
-        """One Ethernet frame, `captured` octets of it at `address`, at a time other than 0."""
-        at = self._next
-        if captured > _MOST:  # noqa: PLR1730 - min() takes longer
-            captured = _MOST
-        _HEAD.pack_into(self._memory, at, time_ns, wire_length, wire_length, captured)
-        ctypes.memmove(self._address + at + _HEAD.size, address, captured)
-        self._next = at = at + _STRIDE
-        if at == self._end:
-            self.flush()
+    def run(
+        self, first: Frame, frames: Iterator[Frame], before_ns: int, most: int
+    ) -> tuple[int, Frame | None]:
+        """Feeds `first` and the frames after it: until one is not before `before_ns`, or `most` were fed.
 
-    def packet(
-        self, time_ns: int, ether_type: int, captured: bytes, link_length: int, wire_length: int
-    ) -> None:
-        """One packet of another link type, `captured` behind `link_length` octets of link header."""
-        frame = bytes(ETHERNET_HEADER - 2) + ether_type.to_bytes(2) + captured
-        end = ETHERNET_HEADER + max(wire_length - link_length, len(captured))
-        self._frame(time_ns, frame[:_MOST], end, wire_length)
+        Returns how many were fed, and the frame that was not (None: there are no more).
+        The table's 0 means never, so its times are one nanosecond later than the capture's.
+        """
+        # The inner loop of flowmon -r: what it looks up, it looks up once.
+        pack_into, memory, address = _HEAD.pack_into, self._memory, self._address
+        memmove, head, stride, end, longest = ctypes.memmove, _HEAD.size, _STRIDE, self._end, _MOST
+        at, fed = self._next, 0
+        for frame in chain((first,), frames):
+            time_ns, octets, captured, wire_length, link_type = frame
+            if time_ns >= before_ns or fed == most:
+                self._next = at
+                return fed, frame
+            if link_type == ETHERNET:
+                captured = min(captured, longest)
+                pack_into(memory, at, time_ns + 1, wire_length, wire_length, captured)
+                memmove(address + at + head, octets, captured)
+            else:
+                self._put_other_link(at, frame)
+            fed += 1
+            at += stride
+            if at == end:
+                self._next = at
+                self.flush()
+                at = 0
+        self._next = at
+        return fed, None
 
-    def no_packet(self, time_ns: int, wire_length: int) -> None:
-        """A frame of another link type that carries no IP: counted as such."""
-        self._frame(time_ns, bytes(ETHERNET_HEADER - 2) + NO_ETHERTYPE, ETHERNET_HEADER, wire_length)
+    def _put_other_link(self, at: int, frame: Frame) -> None:
+        """A packet behind an Ethernet header of our own in place of its link header."""
+        time_ns, address, captured, wire_length, link_type = frame
+        data = ctypes.string_at(address, min(captured, _MOST))
+        found = to_ethernet(link_type, data)
+        if found is None:
+            octets, end = bytes(ETHERNET_HEADER - 2) + NO_ETHERTYPE, ETHERNET_HEADER
+        else:
+            ether_type, link_length = found
+            packet = data[link_length:]
+            octets = (bytes(ETHERNET_HEADER - 2) + ether_type.to_bytes(2) + packet)[:_MOST]
+            end = ETHERNET_HEADER + max(wire_length - link_length, len(packet))
+        _HEAD.pack_into(self._memory, at, time_ns + 1, end, wire_length, len(octets))
+        start = at + _HEAD.size
+        self._memory[start : start + len(octets)] = octets
 
-    def _frame(self, time_ns: int, frame: bytes, end: int, layer2_length: int) -> None:
-        at = self._next
-        _HEAD.pack_into(self._memory, at, time_ns, end, layer2_length, len(frame))
-        self._memory[at + _HEAD.size : at + _HEAD.size + len(frame)] = frame
-        self._next = at + _STRIDE
-        if self._next == self._end:
-            self.flush()
+    def flush(self) -> int:
+        """Runs what has gathered. Returns the time of the latest packet fed (0: none was).
 
-    def flush(self) -> None:
-        """Runs what has gathered. Raises KernelError where the kernel does not take it."""
+        Raises KernelError where the kernel does not take it.
+        """
         count = self._next // _STRIDE
         self._next = 0
         self._state["cursor"] = 0
@@ -87,3 +112,6 @@ class Replay:
             libbpf.test_run(self._program, self._buffer, repeat=count - done)
         if self._state["failed"][0]:
             raise KernelError("the kernel could not hand a captured packet to the program")
+        if count:
+            self._latest_ns = int(self._packets["time_ns"][count - 1])
+        return self._latest_ns
