@@ -21,10 +21,10 @@ from flowmon.errors import FlowmonError, SinkError
 from flowmon.kernel.flow_table import Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
 from flowmon.kernel.replay import Replay
-from flowmon.session import Stop
 from flowmon.sinks import Sink
 from flowmon.sinks.gathered import ROWS, GatheringSink
 from flowmon.sinks.json_lines import JsonLinesSink
+from flowmon.stop import Stop
 
 log = logging.getLogger("flowmon")
 

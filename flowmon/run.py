@@ -11,6 +11,7 @@ from flowmon.kernel.flow_table import FlowTable
 from flowmon.kernel.pins import PinSet
 from flowmon.session import Where, Work
 from flowmon.sinks import Sink
+from flowmon.stop import Stop
 
 log = logging.getLogger("flowmon")
 
@@ -29,7 +30,7 @@ def run(
     leaves attached what it attaches to on behalf of an earlier load. Raises
     SinkError where flows could not be written, KernelError where the table went.
     """
-    stop = session.Stop()
+    stop = Stop()
     table = FlowTable(pin_set)
     owns_table = work is not None and work.loaded
     follower = session.Follower(pin_set, where, work.attached if work else [])

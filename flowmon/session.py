@@ -10,12 +10,10 @@ import fcntl
 import logging
 import os
 import select
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pyroute2 import IPRoute
 
@@ -203,23 +201,6 @@ def collector_lock(pin_set: PinSet) -> Iterator[None]:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # something else is in it
                 pins.RUN_DIRECTORY.rmdir()
-
-
-class Stop:
-    """Set by SIGTERM or SIGINT; the loop ends after the pass that is under way.
-
-    status: what a shell would say of a process that the signal ended.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.status = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        self.status = 128 + number
 
 
 class Follower:

@@ -1,5 +1,6 @@
 """Addresses as text, a column at a time (RFC 5952)."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,10 @@ def _ipv6_text(addresses: Array) -> pa.StringArray:
     return text
 
 
-_HEXADECIMAL = pa.array([f"{word:x}" for word in range(1 << 16)])
+@cache
+def _all_words() -> pa.StringArray:
+    return pa.array([f"{word:x}" for word in range(1 << 16)])
 
 
 def _hexadecimal(words: Array) -> pa.StringArray:
-    return _HEXADECIMAL.take(pa.array(words))
+    return _all_words().take(pa.array(words))
