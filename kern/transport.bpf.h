@@ -21,7 +21,6 @@
 #define TCP_OPTION_NOP 1
 #define TCP_OPTION_MSS 2
 #define TCP_OPTION_WINDOW_SCALE 3
-#define PORTS_LENGTH 4
 #define SCTP_LENGTH 12
 #define DCCP_LENGTH 12
 #define ICMP_LENGTH 4
@@ -69,9 +68,7 @@ SUBPROGRAM int tcp_options_at(struct __sk_buff *skb, __u32 offset, __u32 length)
 	return maximum_segment_size << 8 | window_scale;
 }
 
-/*
- * A transport header.  Only of a capture can it be missing within the IP length.
- */
+/* Only of a capture can it be missing within the IP length. */
 static __always_inline void *transport_header_at(struct __sk_buff *skb, __u32 offset, __u32 length,
 						 __u32 *why)
 {

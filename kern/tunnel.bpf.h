@@ -36,6 +36,7 @@
 #define GTP_U_DATA 255
 
 #define ETHERNET_INSIDE bpf_htons(ETH_P_TEB)
+#define NOT_UNDERSTOOD 0xffffffff
 
 static __always_inline int leads_to_tunnel(const struct packet *packet)
 {
@@ -56,7 +57,9 @@ static __always_inline int leads_to_tunnel(const struct packet *packet)
 	}
 }
 
-/* RFC 2784, RFC 2890.  Octets of the header, 0 for what is not understood. */
+/* The readers of a tunnel's header: octets of it, or NOT_UNDERSTOOD. */
+
+/* RFC 2784, RFC 2890. */
 static __always_inline __u32 read_gre(struct __sk_buff *skb, struct tunnel_scratch *scratch, __u32 offset)
 {
 	__be16 header[2];
@@ -64,10 +67,10 @@ static __always_inline __u32 read_gre(struct __sk_buff *skb, struct tunnel_scrat
 	__u16 flags;
 
 	if (!load_bytes(skb, offset, header, sizeof(header)))
-		return 0;
+		return NOT_UNDERSTOOD;
 	flags = bpf_ntohs(header[0]);
 	if (flags & ~GRE_KNOWN_FLAGS)
-		return 0;
+		return NOT_UNDERSTOOD;
 	scratch->inner.ether_type = header[1];
 	scratch->candidate.type = TUNNEL_GRE;
 	if (flags & GRE_CHECKSUM)
@@ -76,7 +79,7 @@ static __always_inline __u32 read_gre(struct __sk_buff *skb, struct tunnel_scrat
 		__be32 key;
 
 		if (!load_bytes(skb, offset + length, &key, sizeof(key)))
-			return 0;
+			return NOT_UNDERSTOOD;
 		scratch->candidate.identifier = bpf_ntohl(key);
 		scratch->candidate.identified = 1;
 		length += 4;
@@ -92,7 +95,7 @@ static __always_inline __u32 read_vxlan(struct __sk_buff *skb, struct tunnel_scr
 	__be32 header[2];
 
 	if (!load_bytes(skb, offset, header, sizeof(header)) || !(header[0] & bpf_htonl(VXLAN_VNI_HOLDS)))
-		return 0;
+		return NOT_UNDERSTOOD;
 	scratch->inner.ether_type = ETHERNET_INSIDE;
 	scratch->candidate.type = TUNNEL_VXLAN;
 	scratch->candidate.identifier = bpf_ntohl(header[1]) >> 8;
@@ -107,10 +110,10 @@ static __always_inline __u32 read_geneve(struct __sk_buff *skb, struct tunnel_sc
 	__u32 first;
 
 	if (!load_bytes(skb, offset, header, sizeof(header)))
-		return 0;
+		return NOT_UNDERSTOOD;
 	first = bpf_ntohl(header[0]);
 	if (first >> 30)
-		return 0;
+		return NOT_UNDERSTOOD;
 	scratch->inner.ether_type = bpf_htons(first & 0xffff);
 	scratch->candidate.type = TUNNEL_GENEVE;
 	scratch->candidate.identifier = bpf_ntohl(header[1]) >> 8;
@@ -127,16 +130,16 @@ static __always_inline __u32 read_gtp_u(struct __sk_buff *skb, struct tunnel_scr
 	__u8 next = 0, version;
 
 	if (!load_bytes(skb, offset, header, sizeof(header)))
-		return 0;
+		return NOT_UNDERSTOOD;
 	first = bpf_ntohl(header[0]);
 	if ((first >> 24 & GTP_U_VERSION_MASK) != GTP_U_VERSION_1 || (first >> 16 & 0xff) != GTP_U_DATA)
-		return 0;
+		return NOT_UNDERSTOOD;
 	scratch->candidate.type = TUNNEL_GTP_U;
 	scratch->candidate.identifier = bpf_ntohl(header[1]);
 	scratch->candidate.identified = 1;
 	if (first >> 24 & GTP_U_OPTIONAL) {
 		if (!load_bytes(skb, offset + GTP_U_LENGTH + 3, &next, sizeof(next)))
-			return 0;
+			return NOT_UNDERSTOOD;
 		length += 4;
 	}
 	if (!(first >> 24 & GTP_U_EXTENSION))
@@ -146,14 +149,14 @@ static __always_inline __u32 read_gtp_u(struct __sk_buff *skb, struct tunnel_scr
 		__u8 words;
 
 		if (!load_bytes(skb, offset + at, &words, sizeof(words)) || !words)
-			return 0;
+			return NOT_UNDERSTOOD;
 		at = (at + words * 4) & HEADERS_MAX;
 		if (!load_bytes(skb, offset + at - 1, &next, sizeof(next)))
-			return 0;
+			return NOT_UNDERSTOOD;
 		length = at;
 	}
 	if (next || !load_bytes(skb, offset + length, &version, sizeof(version)))
-		return 0;
+		return NOT_UNDERSTOOD;
 	scratch->inner.ether_type = version >> 4 == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	return length;
 }
@@ -161,8 +164,6 @@ static __always_inline __u32 read_gtp_u(struct __sk_buff *skb, struct tunnel_scr
 static __always_inline __u32 read_tunnel(struct __sk_buff *skb, struct tunnel_scratch *scratch,
 					 const struct packet *packet, __u32 offset)
 {
-	__u32 length;
-
 	switch (packet->key.protocol) {
 	case IPPROTO_GRE:
 		return read_gre(skb, scratch, offset);
@@ -177,18 +178,14 @@ static __always_inline __u32 read_tunnel(struct __sk_buff *skb, struct tunnel_sc
 	default:
 		break;
 	}
-	offset += sizeof(struct udphdr);
 	switch (packet->key.destination_port) {
 	case GENEVE_PORT:
-		length = read_geneve(skb, scratch, offset);
-		break;
+		return read_geneve(skb, scratch, offset);
 	case GTP_U_PORT:
-		length = read_gtp_u(skb, scratch, offset);
-		break;
+		return read_gtp_u(skb, scratch, offset);
 	default:
-		length = read_vxlan(skb, scratch, offset);
+		return read_vxlan(skb, scratch, offset);
 	}
-	return length ? length + sizeof(struct udphdr) : 0;
 }
 
 /* The finaliser of MurmurHash3 (public domain), whole: neighbouring addresses must not show in a sum of two. */
@@ -270,9 +267,11 @@ SUBPROGRAM int enter_tunnel(struct __sk_buff *skb, struct packet *packet)
 	begin_inner(inner);
 	scratch->candidate.identifier = 0;
 	scratch->candidate.identified = 0;
-	offset = bounded(packet->network_offset + packet->ip_header_length);
+	/* Of the outer transports only UDP has a header: a tunnel's own begins behind it, as GRE's does behind IP. */
+	offset = packet->network_offset + packet->ip_header_length + packet->transport_header_length;
+	offset = bounded(offset);
 	length = read_tunnel(skb, scratch, packet, offset);
-	if (!length && packet->key.protocol != IPPROTO_IPIP && packet->key.protocol != IPPROTO_IPV6)
+	if (length == NOT_UNDERSTOOD)
 		return 0;
 	inner->network_offset = offset + length;
 	inner->end = packet->network_offset + packet->ip_length;
