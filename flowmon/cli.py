@@ -9,14 +9,14 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowmon import __version__
 from flowmon.errors import ConfigError, FlowmonError, KernelError, ReaderGoneError, SinkError
+from flowmon.options import NonEmptyPath, collect_options, load_options, table_options, where_options
 
 if TYPE_CHECKING:
     from flowmon.collector import CollectorOptions
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from flowmon.sinks import Sink
 
 # What takes time to import is imported where it is used: `flowmon --help` is quick.
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger("flowmon")
 
@@ -67,122 +65,6 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order given."""
-
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-class _Path(click.Path):
-    """A path that is not empty: an unset variable of a script shall not mean the current directory."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        if value == "":
-            self.fail("an empty path", param, context)
-        return super().convert(value, param, context)
-
-
-table_options = _options(
-    click.option(
-        "-f",
-        "map_path",
-        metavar="PATH",
-        type=_Path(),
-        help="Flow table by its full path in bpffs.",
-    ),
-    click.option("-p", "map_name", metavar="NAME", help="Flow table by name, in /sys/fs/bpf/flowmon."),
-)
-where_options = _options(
-    click.option("--iface", "names", metavar="NAME", multiple=True, help="Interface; may be repeated."),
-    click.option(
-        "-a", "--all", "every", is_flag=True, help="Every interface that is up, and those that appear."
-    ),
-    click.option(
-        "--direction",
-        type=click.Choice(["ingress", "egress", "both"]),
-        default="both",
-        show_default=True,
-        help="Which hooks of an interface.",
-    ),
-)
-load_options = _options(
-    click.option(
-        "--loader",
-        type=click.Choice(["auto", "libbpf", "bcc"]),
-        default="auto",
-        show_default=True,
-        help="auto: libbpf where the object is built, else BCC.",
-    ),
-    click.option(
-        "--max-flows",
-        type=click.IntRange(1, 1 << 28),
-        default=65536,
-        show_default=True,
-        help="Size of the table: directed flows, two a biflow.",
-    ),
-    click.option("--decap", is_flag=True, help="Flows are those inside tunnels, with the tunnel's columns."),
-    click.option(
-        "--timestamps",
-        type=click.Choice(["exact", "coarse"]),
-        default="exact",
-        show_default=True,
-        help="Packets' time: exact to the nanosecond, or cheap and as fine as a tick (1-10 ms).",
-    ),
-    click.option("--object", "object_path", type=_Path(), help="Another BPF object."),
-    click.option("--section", default="tc", show_default=True, help="Section of the programs in it."),
-)
-collect_options = _options(
-    click.option(
-        "-i",
-        "--interval",
-        type=float,
-        default=1.0,
-        show_default=True,
-        help="Seconds between passes over the table; 0: one pass, then exit.",
-    ),
-    click.option("-d", "directory", metavar="DIR", type=_Path(), help="Parquet files go there."),
-    click.option("-j", "json_lines", is_flag=True, help="JSON lines on standard output."),
-    click.option("-l", "log_file", metavar="FILE", type=_Path(), help="Log messages go there."),
-    click.option("-q", "quiet", is_flag=True, help="Warnings only."),
-    click.option("-v", "verbose", is_flag=True, help="Say what each pass recorded."),
-    click.option(
-        "--idle-timeout",
-        type=float,
-        default=15.0,
-        show_default=True,
-        help="Seconds without a packet that end a flow.",
-    ),
-    click.option(
-        "--active-timeout",
-        type=float,
-        default=60.0,
-        show_default=True,
-        help="Seconds after which a flow that goes on is reported.",
-    ),
-    click.option(
-        "--linger",
-        type=float,
-        default=1.0,
-        show_default=True,
-        help="Seconds after RST or FINs that end a TCP flow.",
-    ),
-    click.option("--every-interface", is_flag=True, help="Report a flow at every interface that saw it."),
-    click.option(
-        "--observation-domain",
-        type=click.IntRange(0, 2**32 - 1),
-        help="observationDomainId; by default from the machine's id.",
-    ),
-)
-
-
 class _Group(click.Group):
     """Commands whose output may be cut off by its reader: Click would make a failure of that."""
 
@@ -204,7 +86,7 @@ class _Group(click.Group):
 @click.option(
     "-r", "capture", metavar="CAPTURE", help="Read a pcap or pcapng file instead (-: standard input)."
 )
-@click.option("--pid-file", type=_Path(), hidden=True)
+@click.option("--pid-file", type=NonEmptyPath(), hidden=True)
 @click.version_option(__version__, "--version")
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
@@ -473,19 +355,16 @@ def _collect(options: dict[str, Any]) -> None:
         session.detach(pin_set, work)
 
 
+_OF_INTERFACES = (
+    *("map_path", "map_name", "names", "every", "direction"),
+    *("timestamps", "every_interface", "pid_file"),
+)
+
+
 def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     from flowmon import offline
 
-    for name in (
-        "map_path",
-        "map_name",
-        "names",
-        "every",
-        "direction",
-        "timestamps",
-        "every_interface",
-        "pid_file",
-    ):
+    for name in _OF_INTERFACES:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(param.opts[0] for param in context.command.params if param.name == name)
             raise ConfigError(f"-r reads a capture: {option} is of interfaces and their tables")

@@ -123,9 +123,8 @@ class FlowTable:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                self._make_scan_buffers(
-                    2 * len(keys)
-                )  # a hash bucket with more entries than that: once, if ever
+                # A hash bucket with more entries than that: once, if ever.
+                self._make_scan_buffers(2 * len(keys))
                 continue
             first = False
             states = np.empty(count, FLOW_STATE)
@@ -148,8 +147,9 @@ class FlowTable:
     def take(self, keys: Array, keep_entry: Array) -> tuple[Array, Array]:
         """The final counters of `keys` (FLOW_COUNTERS, in step), and which were still there (bool).
 
-        One more row of counters follows, all zero. An entry with `keep_entry` begins a new record and stays; the others are
-        deleted. Those not found were evicted since the snapshot.
+        One more row of counters follows, all zero. An entry with `keep_entry` begins a
+        new record and stays; the others are deleted. Those not found were evicted since
+        the snapshot.
         """
         counters = np.empty(len(keys) + 1, abi.FLOW_COUNTERS)
         counters[-1] = np.zeros((), abi.FLOW_COUNTERS)

@@ -1,0 +1,128 @@
+"""The command line's options, in the groups that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order given."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+class NonEmptyPath(click.Path):
+    """A path that is not empty: an unset variable of a script shall not mean the current directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """As click.Path does, but for the empty one."""
+        if value == "":
+            self.fail("an empty path", param, context)
+        return super().convert(value, param, context)
+
+
+table_options = _options(
+    click.option(
+        "-f",
+        "map_path",
+        metavar="PATH",
+        type=NonEmptyPath(),
+        help="Flow table by its full path in bpffs.",
+    ),
+    click.option("-p", "map_name", metavar="NAME", help="Flow table by name, in /sys/fs/bpf/flowmon."),
+)
+where_options = _options(
+    click.option("--iface", "names", metavar="NAME", multiple=True, help="Interface; may be repeated."),
+    click.option(
+        "-a", "--all", "every", is_flag=True, help="Every interface that is up, and those that appear."
+    ),
+    click.option(
+        "--direction",
+        type=click.Choice(["ingress", "egress", "both"]),
+        default="both",
+        show_default=True,
+        help="Which hooks of an interface.",
+    ),
+)
+load_options = _options(
+    click.option(
+        "--loader",
+        type=click.Choice(["auto", "libbpf", "bcc"]),
+        default="auto",
+        show_default=True,
+        help="auto: libbpf where the object is built, else BCC.",
+    ),
+    click.option(
+        "--max-flows",
+        type=click.IntRange(1, 1 << 28),
+        default=65536,
+        show_default=True,
+        help="Size of the table: directed flows, two a biflow.",
+    ),
+    click.option("--decap", is_flag=True, help="Flows are those inside tunnels, with the tunnel's columns."),
+    click.option(
+        "--timestamps",
+        type=click.Choice(["exact", "coarse"]),
+        default="exact",
+        show_default=True,
+        help="Packets' time: exact to the nanosecond, or cheap and as fine as a tick (1-10 ms).",
+    ),
+    click.option("--object", "object_path", type=NonEmptyPath(), help="Another BPF object."),
+    click.option("--section", default="tc", show_default=True, help="Section of the programs in it."),
+)
+collect_options = _options(
+    click.option(
+        "-i",
+        "--interval",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Seconds between passes over the table; 0: one pass, then exit.",
+    ),
+    click.option("-d", "directory", metavar="DIR", type=NonEmptyPath(), help="Parquet files go there."),
+    click.option("-j", "json_lines", is_flag=True, help="JSON lines on standard output."),
+    click.option("-l", "log_file", metavar="FILE", type=NonEmptyPath(), help="Log messages go there."),
+    click.option("-q", "quiet", is_flag=True, help="Warnings only."),
+    click.option("-v", "verbose", is_flag=True, help="Say what each pass recorded."),
+    click.option(
+        "--idle-timeout",
+        type=float,
+        default=15.0,
+        show_default=True,
+        help="Seconds without a packet that end a flow.",
+    ),
+    click.option(
+        "--active-timeout",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="Seconds after which a flow that goes on is reported.",
+    ),
+    click.option(
+        "--linger",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Seconds after RST or FINs that end a TCP flow.",
+    ),
+    click.option("--every-interface", is_flag=True, help="Report a flow at every interface that saw it."),
+    click.option(
+        "--observation-domain",
+        type=click.IntRange(0, 2**32 - 1),
+        help="observationDomainId; by default from the machine's id.",
+    ),
+)
