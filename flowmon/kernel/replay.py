@@ -17,8 +17,8 @@ from itertools import chain
 import numpy as np
 
 from flowmon import abi
+from flowmon.captures.frame import Frame
 from flowmon.captures.link_types import ETHERNET, to_ethernet
-from flowmon.captures.reader import Frame
 from flowmon.errors import KernelError
 from flowmon.kernel import libbpf
 from flowmon.kernel.flow_table import map_into_memory

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowmon.captures import reader
+from flowmon.captures import pcapng, reader
 from flowmon.captures.link_types import LINK_TYPES
 from flowmon.captures.reader import Capture, CaptureError
 
@@ -423,7 +423,7 @@ def test_damage_ends_the_frames_and_is_told(made, content, said) -> None:
 
 
 def test_interfaces_without_end_are_not_kept(made, monkeypatch) -> None:
-    monkeypatch.setattr(reader, "_MOST_INTERFACES", 3)
+    monkeypatch.setattr(pcapng, "_MOST_INTERFACES", 3)
     with Capture(made(MIXED + interface() * 9 + packet(b"a"))) as capture:
         assert taken(capture) == MIXED_FRAMES
         assert "more than 3 interfaces" in capture.cut_short
