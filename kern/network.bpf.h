@@ -260,7 +260,8 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct packet *pa
 	if (ip->payload_len == 0)
 		packet->ip_length = ipv6_length_beyond_field(skb, packet, offset, available);
 	first_word = bpf_ntohl(*(__be32 *)ip);
-	if (first_word >> 28 != IPV6_VERSION || packet->ip_length > available)
+	if (first_word >> 28 != IPV6_VERSION || packet->ip_length < sizeof(*ip) ||
+	    packet->ip_length > available)
 		return IGNORED_BAD_IP_HEADER;
 	__builtin_memcpy(packet->key.source_address, &ip->saddr, 16);
 	__builtin_memcpy(packet->key.destination_address, &ip->daddr, 16);

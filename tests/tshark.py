@@ -54,7 +54,7 @@ FIELDS = (
     " llc.dsap llc.ssap llc.control llc.oui llc.type mpls.label mpls.bottom"
     " pppoe.payload_length ppp.address ppp.protocol sll.ifindex"
     " ip.version ip.hdr_len ip.id ip.flags.mf ip.frag_offset ip.proto ip.src ip.dst ip.cur_rt"
-    " ipv6.version ipv6.nxt ipv6.src ipv6.dst ipv6.opt.jumbo"
+    " ipv6.version ipv6.nxt ipv6.src ipv6.dst ipv6.opt.jumbo ipv6.opt.invalid_len"
     " ipv6.hopopts.nxt ipv6.hopopts.len ipv6.routing.nxt ipv6.routing.len ipv6.dstopts.nxt ipv6.dstopts.len"
     " ipv6.fraghdr.nxt ipv6.fraghdr.offset ipv6.fraghdr.more ipv6.fraghdr.ident"
     " ah.next_header ah.length mip6.proto mip6.hlen"
@@ -459,6 +459,8 @@ def _ipv6_octets(facts: Facts, available: int) -> int:
     if payload:
         return 40 + payload
     if following == 0:  # tshark takes no jumbo length that fits in a frame, and goes no further
+        if facts["ipv6.opt.invalid_len"]:  # it takes four octets for the length, whatever the option says
+            raise _IgnoredError(Verdict.UNDECIDED)
         return 40 + _occurrence(facts, "ipv6.opt.jumbo")
     return 40 if following == NO_NEXT_HEADER else available
 

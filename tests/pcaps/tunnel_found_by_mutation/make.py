@@ -1,4 +1,5 @@
-"""A first fragment that holds a whole inner packet, with another next header behind it; and GRE without key, and key 0."""
+"""A first fragment that holds a whole inner packet, with another next header behind it; GRE without key, and key 0; and
+an IPv6 header without length in the padding of an outer packet that ends before it."""
 
 from craft import FAR, FAR6, IPV4, NEAR, NEAR6, Frame, fragments6, frame, gre, ip, request, request6
 
@@ -11,4 +12,5 @@ def frames() -> list[Frame]:
         frame(1, second),
         frame(2, ip(NEAR, FAR, proto=47) / gre(IPV4) / request()),
         frame(3, ip(NEAR, FAR, proto=47) / gre(IPV4, key=0) / request()),
+        frame(4, ip(NEAR, FAR, proto=41, len=20) / ip(NEAR6, FAR6, nh=253, plen=0)),
     ]
