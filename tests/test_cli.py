@@ -11,6 +11,7 @@ import pytest
 
 from flowmon.kernel.pins import BPFFS
 from netns import collector, wait_for
+from refusal import assert_refused
 
 
 def flowmon(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -18,16 +19,6 @@ def flowmon(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "flowmon", *arguments],
         capture_output=True, text=True, timeout=60, check=False, **options,
     )  # fmt: skip
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One line on standard error with these words, and the exit status."""
-    assert done.returncode == status, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("flowmon: ")
-    for word in words:
-        assert word in line
-    assert done.stdout == ""
 
 
 def test_help_is_quick_and_names_every_command():

@@ -1,4 +1,4 @@
-"""`flowmon -r`, as a user runs it: what is refused, whose clock counts, where every packet went, what stays behind."""
+"""`flowmon -r`, as a user runs it: what is refused, whose clock counts, where every packet went."""
 
 from __future__ import annotations
 
@@ -7,229 +7,65 @@ import gzip
 import json
 import os
 import pty
-import re
 import shutil
-import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from scapy.layers.l2 import ARP
 
 from craft import (
     CLIENT,
-    MICROSECOND_MAGIC,
     SERVER,
     START_NS,
     Frame,
-    Tcp,
-    cut,
-    frame,
     pcap,
     pcapng,
-    reply,
-    request,
-    request6,
     write_pcap,
 )
 from flowmon.elements import RECORD_SCHEMA
-from flowmon.kernel.pins import BPFFS
 from flowmon.sinks.json_lines import json_lines
-from many_flows import write_many_flows
-from netns import wait_for
+from kernel.offline import (
+    ACTIVE,
+    CONNECTION,
+    ENDED,
+    EPOCH,
+    FORCED,
+    FORMS,
+    IDLE,
+    LACK,
+    MIXED,
+    MIXED_PACKETS,
+    MIXED_RECORDS,
+    NS,
+    PACKETS,
+    REPLY,
+    REQUEST,
+    REQUEST6,
+    Summary,
+    by_start,
+    command,
+    flowmon,
+    in_order,
+    in_parquet,
+    in_shell,
+    later,
+    packets_in,
+    packets_of,
+    read,
+    reasons_and_packets,
+    summary_of,
+    text_of,
+)
 from oracle import ignored_of
+from refusal import assert_refused
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("kernel")]
 
 CASES = Path(__file__).parent.parent / "pcaps"
-NS = 1_000_000_000
-EPOCH = "1970-01-01T00:00:00.000000000Z"
-IDLE, ACTIVE, ENDED, FORCED, LACK = range(1, 6)
-
-Record = dict[str, Any]
-PACKETS = "sum(packetDeltaCount + reversePacketDeltaCount)"  # in SQL
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "flowmon", *map(str, arguments)]
-
-
-def flowmon(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`flowmon -r ARGUMENTS`, to its end."""
-    return run(command("-r", *arguments), **options)
-
-
-def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.run(words, text=True, timeout=60, check=False, **streams)
-
-
-def in_shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`flowmon -r ARGUMENTS` as "$@" of a shell's line."""
-    return run(["sh", "-c", line, "sh", *command("-r", *arguments)])
-
-
-def read(*arguments: str | Path, **options: Any) -> list[Record]:
-    """The records that `flowmon -r ARGUMENTS` prints, in order of their start; it must succeed."""
-    done = flowmon(*arguments, **options)
-    assert done.returncode == 0, done.stderr
-    return by_start(done.stdout)
-
-
-def by_start(output: str | bytes) -> list[Record]:
-    records = [json.loads(line) for line in output.splitlines()]
-    return sorted(records, key=lambda record: record["flowStartNanoseconds"])
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One line on standard error with these words, the exit status, and no record."""
-    assert done.returncode == status, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("flowmon: ")
-    for word in words:
-        assert word in line
-    assert done.stdout == ""
-
-
-def text_of(time_ns: int) -> str:
-    """A time as JSON lines have it."""
-    at = np.datetime64(time_ns, "ns")
-    return f"{at}Z"
-
-
-def packets_of(record: Record) -> int:
-    return record["packetDeltaCount"] + record["reversePacketDeltaCount"]
-
-
-def packets_in(records: list[Record]) -> int:
-    return sum(map(packets_of, records))
-
-
-def reasons_and_packets(records: list[Record]) -> list[tuple[int, int]]:
-    return [(record["flowEndReason"], packets_of(record)) for record in records]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the line at the end says."""
-
-    packets: int
-    in_records: int
-    records: int
-    ignored: dict[str, int]
-    evicted: int
-
-
-SUMMARY = re.compile(
-    r": ([\d,]+) packets: ([\d,]+) in ([\d,]+) records"
-    r"(?:; ([\d,]+) ignored \(([^)]*)\))?(?:; ([\d,]+) lost with evicted flows)?"
-)
-
-
-def summary_of(done: subprocess.CompletedProcess[str]) -> Summary:
-    """The one summary line of a run."""
-    (found,) = filter(None, map(SUMMARY.search, done.stderr.splitlines()))
-    packets, in_records, records, ignored, reasons, evicted = found.groups()
-    by_reason = dict(reversed(part.split(" ", 1)) for part in re.split(", ", reasons or "") if part)
-    counts = {reason: number(count) for reason, count in by_reason.items()}
-    assert sum(counts.values()) == number(ignored)
-    return Summary(number(packets), number(in_records), number(records), counts, number(evicted))
-
-
-def number(text: str | None) -> int:
-    return int((text or "0").replace(",", ""))
-
-
-def later(seconds: float, *frames: Frame) -> list[Frame]:
-    """The frames so much later."""
-    return [Frame(each.time_ns + round(seconds * NS), each.octets) for each in frames]
-
-
-def packet_at(seconds: float, packet: Any) -> Frame:
-    return frame(seconds * 1000, packet)
-
-
-TCP = Tcp()
-CONNECTION = [
-    *TCP.handshake(),
-    TCP.client(30, "PA", seq=1, ack=1, octets=100),
-    TCP.server(40, "PA", seq=1, ack=101, octets=1000),
-    TCP.client(50, "FA", seq=101, ack=1001),
-    TCP.server(55, "FA", seq=1001, ack=102),
-    TCP.client(60, "A", seq=102, ack=1002),
-]
-"""Within 60 ms."""
-REQUEST, REPLY, REQUEST6 = (packet_at(0, made) for made in (request(), reply(), request6()))
-
-
-def in_order(frames: list[Frame]) -> list[Frame]:
-    return sorted(frames, key=lambda frame: frame.time_ns)
-
-
-MIXED = [
-    *CONNECTION,
-    *later(0.1, REQUEST),
-    *later(0.2, REPLY),
-    *later(0.3, REQUEST6),
-    packet_at(0.4, ARP()),
-    cut(packet_at(0.5, request(1000)), 20),
-    *later(1.5, REQUEST),
-    *later(20.000001, REQUEST),
-]
-"""Times are of whole microseconds."""
-MIXED_RECORDS = 4
-MIXED_PACKETS = len(MIXED) - 2  # without ARP, and the one cut in its IP header
-
-FORMS = {
-    "little-endian-ns": pcap(MIXED),
-    "big-endian-ns": pcap(MIXED, order=">"),
-    "little-endian-us": pcap(MIXED, magic=MICROSECOND_MAGIC),
-    "big-endian-us": pcap(MIXED, magic=MICROSECOND_MAGIC, order=">"),
-    "pcapng": pcapng([1], [(0, each) for each in MIXED]),
-    "pcapng-two-interfaces": pcapng([1, 1], [(at % 2, each) for at, each in enumerate(MIXED)]),
-}
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("mixed") / "mixed.pcap"
-    path.write_bytes(FORMS["little-endian-ns"])
-    return path
-
-
-@pytest.fixture(scope="module")
-def mixed_lines(mixed) -> str:
-    """What it gives."""
-    done = flowmon(mixed, "-j")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@dataclass(frozen=True)
-class Many:
-    """A capture of many biflows."""
-
-    path: Path
-    biflows: int
-    packets: int
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory) -> Many:
-    path = tmp_path_factory.mktemp("many") / "many.pcap"
-    truth = write_many_flows(path, 2000)
-    packets = int(truth["packetDeltaCount"].sum() + truth["reversePacketDeltaCount"].sum())
-    return Many(path, len(truth), packets)
-
 
 # --- what cannot be read ---
 
@@ -621,12 +457,6 @@ def test_with_the_default_table_nothing_of_100000_flows_is_evicted(tmp_path):
 # --- Parquet ---
 
 
-def in_parquet(directory: Path, what: str) -> Any:
-    """One value of all records of a directory, as DuckDB finds them."""
-    files = f"read_parquet('{directory}/**/*.parquet', hive_partitioning = true)"
-    return duckdb.sql(f"SELECT {what} FROM {files}").fetchall()[0][0]
-
-
 def test_each_hour_of_a_capture_is_a_partition_of_one_file_and_no_record_is_missing(tmp_path):
     """From 22:30 to 01:30: each minute a connection, and one that goes on all the time."""
     path, records = tmp_path / "x.pcap", tmp_path / "records"
@@ -684,142 +514,3 @@ def test_elsewhere_there_is_one_line_and_without_an_option_json_lines(mixed, mix
     assert "\x1b" not in line
     assert f"{mixed}: {len(MIXED)} packets: " in line
     assert flowmon(mixed, "-q").stderr == ""
-
-
-# --- how it ends ---
-
-
-class Running:
-    """A `flowmon -r` whose programs are loaded, in the middle of a capture."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        wait_for(self._has_programs, "the programs to be loaded")
-        self.objects = self._objects()
-
-    def _has_programs(self) -> bool:
-        assert self.process.poll() is None, self.process.stderr.read()
-        return any(kind == "prog_id" for kind, _ in self._objects())
-
-    def _objects(self) -> set[tuple[str, int]]:
-        """Programs and maps that the process holds, by their ids."""
-        found = set()
-        for info in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
-            with contextlib.suppress(OSError):
-                for line in info.read_text().splitlines():
-                    if line.startswith(("prog_id:", "map_id:")):
-                        kind, identifier = line.split(":")
-                        found.add((kind, int(identifier)))
-        return found
-
-    def waits(self) -> bool:
-        return "pipe_read" in Path(f"/proc/{self.process.pid}/wchan").read_text()
-
-    def end(self, how: signal.Signals | None) -> None:
-        """By a signal, or by the end of standard input."""
-        if how is None:
-            self.process.stdin.close()
-        else:
-            self.process.send_signal(how)
-        said = self.process.stderr.read()
-        self.process.wait(timeout=60)
-        assert b"Traceback" not in said
-        assert how is not None or self.process.returncode == 0
-
-    def assert_gone(self) -> None:
-        """Programs and maps leave with the last grace period, not with the process."""
-        wait_for(lambda: not self.objects & loaded_objects(), "programs and maps to go")
-        assert list(BPFFS.glob(f"*{self.process.pid}*")) == []
-
-
-def loaded_objects() -> set[tuple[str, int]]:
-    """All programs and maps of the kernel."""
-    found = set()
-    for kind in ("prog", "map"):
-        shown = subprocess.run(["bpftool", "-j", kind], capture_output=True, check=True)
-        found |= {(f"{kind}_id", each["id"]) for each in json.loads(shown.stdout)}
-    return found
-
-
-@contextlib.contextmanager
-def reading(*arguments: str | Path) -> Iterator[Running]:
-    process = subprocess.Popen(command("-r", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        yield Running(process)
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
-def waiting(*arguments: str | Path) -> Iterator[Running]:
-    """One that has read MIXED from standard input, and waits for more."""
-    process = subprocess.Popen(
-        command("-r", "-", *arguments),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        process.stdin.write(FORMS["little-endian-ns"])
-        process.stdin.flush()
-        running = Running(process)
-        wait_for(running.waits, "it to wait for packets")
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-
-
-def temporary_files(directory: Path) -> list[str]:
-    return [path.name for path in directory.rglob("*") if path.is_file() and path.suffix != ".parquet"]
-
-
-@pytest.mark.parametrize("how", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_stays_when_it_ends_while_it_waits_for_packets(how, tmp_path):
-    with waiting("-d", tmp_path) as running:
-        running.end(how)
-    running.assert_gone()
-    if how is not signal.SIGKILL:
-        assert temporary_files(tmp_path) == []
-    if how is None:
-        assert in_parquet(tmp_path, "count(*)") == MIXED_RECORDS
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_stays_when_it_ends_in_the_middle(how, tmp_path, many):
-    capture = tmp_path / "long.pcap"
-    content = many.path.read_bytes()
-    capture.write_bytes(content + content[24:] * 9)
-    with reading(capture, "-d", tmp_path / "records") as running:
-        wait_for(lambda: temporary_files(tmp_path / "records"), "the reading to begin")
-        running.end(how)
-        assert running.process.returncode != 0
-    running.assert_gone()
-    if how is not signal.SIGKILL:
-        assert temporary_files(tmp_path / "records") == []
-
-
-def test_what_a_killed_one_left_is_removed_by_the_next(tmp_path, mixed):
-    with waiting("-d", tmp_path) as running:
-        wait_for(lambda: temporary_files(tmp_path), "the reading to begin")
-        running.end(signal.SIGKILL)
-    assert temporary_files(tmp_path) != []
-    assert flowmon(mixed, "-d", tmp_path).returncode == 0
-    assert temporary_files(tmp_path) == []
-
-
-def test_nothing_stays_in_bpffs_when_it_is_ended_while_bcc_compiles(mixed):
-    """BCC shares maps by their pins: those are there for as long as it compiles."""
-    process = subprocess.Popen(
-        command("-r", mixed, "--loader", "bcc"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(lambda: list(BPFFS.glob(f"flowmon-private-{process.pid}")), "BCC to begin")
-        process.terminate()
-        process.wait(timeout=60)
-        assert list(BPFFS.glob(f"flowmon-private-{process.pid}")) == []
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(BPFFS / f"flowmon-private-{process.pid}", ignore_errors=True)
