@@ -85,14 +85,6 @@ class _Side:
         return self.seen & np.isin(self.keys["protocol"], ICMP)
 
     @cached_property
-    def vlan_ids(self) -> tuple[Array, Array]:
-        """Of the outermost tag and of the second; of a flow in a tunnel, those of the frame outside."""
-        inside = self.keys["in_tunnel"] != 0
-        outer = np.where(inside, self.counters["tunnel_vlan_id"], self.keys["vlan_id"])
-        customer = np.where(inside, self.counters["tunnel_customer_vlan_id"], self.keys["customer_vlan_id"])
-        return outer, customer
-
-    @cached_property
     def observed(self) -> Array:
         """At an interface: packets of a capture have none."""
         return self.keys["ifindex"] != 0
@@ -124,8 +116,6 @@ _VALID: dict[When, Callable[[_Side], Array]] = {
     ),
     When.TCP_SYN: lambda side: side.tcp & (side.counters["syn_mono_ns"] != 0),
     When.TCP_FIRST_ACK: lambda side: side.tcp & (side.counters["first_ack_mono_ns"] != 0),
-    When.TAGGED: lambda side: side.vlan_ids[0] != 0,
-    When.TAGGED_TWICE: lambda side: side.vlan_ids[1] != 0,
     When.MPLS: lambda side: side.counters["mpls_top_label"] != 0,
     When.IPSEC: lambda side: np.isin(side.keys["protocol"], IPSEC),
     When.IN_TUNNEL: lambda side: side.keys["in_tunnel"] != 0,
@@ -175,8 +165,8 @@ def _shared_columns(flows: EndedFlows, sides: dict[bool, _Side], context: Contex
         "protocolIdentifier": keys["protocol"],
         "icmpIdentifier": keys["source_port"],
         "IPSecSPI": keys["source_port"].astype("u4") << 16 | keys["destination_port"],
-        "vlanId": forward.vlan_ids[0],
-        "dot1qCustomerVlanId": forward.vlan_ids[1],
+        "vlanId": _vlan_ids("vlan_id", keys, forward, reverse),
+        "dot1qCustomerVlanId": _vlan_ids("customer_vlan_id", keys, forward, reverse),
         "tunnelType": _tunnel_types(keys["in_tunnel"] != 0, forward, reverse),
         "tunnelSourceAddress": outer_source,
         "tunnelDestinationAddress": outer_destination,
@@ -235,6 +225,14 @@ def _has_identifier(keys: Array) -> Array:
     ipv4 = (keys["protocol"] == ICMP[0]) & np.isin(query, IDENTIFIED_CLASSES)
     ipv6 = (keys["protocol"] == ICMP[1]) & np.isin(query, IDENTIFIED_CLASSES_IPV6)
     return ipv4 | ipv6
+
+
+def _vlan_ids(name: str, keys: Array, forward: _Side, reverse: _Side) -> pa.Array:
+    """Of the frame; of a flow in a tunnel, of the outer one, in the direction that was seen."""
+    outside = f"tunnel_{name}"
+    around = np.where(forward.seen, forward.counters[outside], reverse.counters[outside])
+    ids = np.where(keys["in_tunnel"] != 0, around, keys[name])
+    return pa.array(ids, mask=ids == 0)
 
 
 def _outer_addresses(in_tunnel: Array, forward: _Side, reverse: _Side) -> tuple[pa.Array, pa.Array]:

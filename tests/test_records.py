@@ -172,8 +172,8 @@ def around(one: np.void, forward: np.void, reverse: np.void) -> dict[str, Any]:
         "tunnelType": TUNNEL_TYPES[max(int(forward["tunnel_type"]), int(reverse["tunnel_type"]))],
         "tunnelSourceAddress": outer_text(here[source]),
         "tunnelDestinationAddress": outer_text(here[destination]),
-        "vlanId": int(forward["tunnel_vlan_id"]) or None,
-        "dot1qCustomerVlanId": int(forward["tunnel_customer_vlan_id"]) or None,
+        "vlanId": int(here["tunnel_vlan_id"]) or None,
+        "dot1qCustomerVlanId": int(here["tunnel_customer_vlan_id"]) or None,
     }
 
 

@@ -99,21 +99,21 @@ def test_every_capture(pair, pin_set, loader, offline, tmp_path):
     "capture", [path for path in CAPTURES if "fragment" in path.parent.name], ids=lambda path: path.stem
 )
 def test_fragments(kernel, pair, pin_set, capture, tmp_path):
-    """Loaded anew for each: programs remember the fragments of the capture before."""
-    wire = tmp_path / "wire.pcap"
-    on_the_wire(capture, wire)
-    options = ("-f", str(pin_set.table_path), "--direction", "ingress")
-    assert pair.right.flowmon("load", "--iface", "veth0", *options).returncode == 0
-    pair.left.run("tcpreplay", "--topspeed", "-q", "-i", "veth0", str(wire))
-    with loaded_for_replay("libbpf") as offline:
-        read, _ = run_capture(offline, wire)
-    assert comparable(take_everything(pin_set)) == comparable(read)
+    live, read = both_ways(capture, pair, pin_set, tmp_path)
+    assert comparable(live) == comparable(read)
 
 
 @pytest.mark.parametrize("case", sorted(LENGTH_ZERO))
 def test_a_length_of_zero_is_not_taken_from_a_wire(kernel, pair, pin_set, case, tmp_path):
     """But nothing is counted wrong: a packet has the flow that it has offline, or is ignored."""
     (capture,) = (CASES / case).glob("*.pcap")
+    live, read = both_ways(capture, pair, pin_set, tmp_path)
+    assert set(map(conversation, live)) <= set(map(conversation, read))
+    assert packets(live) < packets(read)
+
+
+def both_ways(capture: Path, pair, pin_set, tmp_path: Path) -> tuple[list[dict], list[dict]]:
+    """The records from the wire and from the file; loaded anew, since programs remember the fragments of another capture."""
     wire = tmp_path / "wire.pcap"
     on_the_wire(capture, wire)
     options = ("-f", str(pin_set.table_path), "--direction", "ingress")
@@ -121,9 +121,7 @@ def test_a_length_of_zero_is_not_taken_from_a_wire(kernel, pair, pin_set, case, 
     pair.left.run("tcpreplay", "--topspeed", "-q", "-i", "veth0", str(wire))
     with loaded_for_replay("libbpf") as offline:
         read, _ = run_capture(offline, wire)
-    live = take_everything(pin_set)
-    assert set(map(conversation, live)) <= set(map(conversation, read))
-    assert packets(live) < packets(read)
+    return take_everything(pin_set), read
 
 
 def packets(records: list[dict]) -> int:
