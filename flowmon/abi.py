@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 SIZE_BINS = 6
 TTL_BINS = 10
@@ -133,7 +133,8 @@ FLOW_COUNTERS = np.dtype(
         ("tcp_control_bits", "u2"),
         ("minimum_window", "u4"),
         ("maximum_window", "u4"),
-        ("padding2", "u4"),
+        ("first_window", "u2"),
+        ("padding2", "u1", 2),
         ("minimum_interval_ns", "u8"),
         ("maximum_interval_ns", "u8"),
         ("interval_squares_low", "u8"),

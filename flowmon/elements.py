@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from flowmon.abi import SIZE_BINS, TTL_BINS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @unique
@@ -53,7 +53,9 @@ class Element:
     """One information element.
 
     number: IANA's, or None for our own. counter: the field of the kernel's
-    flow_counters that it is read from, where it is that simple.
+    flow_counters that it is read from, where it is that simple. own_number: what
+    IPFIX calls it under an enterprise number (--ipfix-pen), where neither IANA nor
+    nProbe has it.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Element:
     when: When = When.ALWAYS
     reversible: bool = False
     counter: str | None = None
+    own_number: int | None = None
 
     @property
     def reverse_name(self) -> str:
@@ -75,8 +78,10 @@ _TIME = pa.timestamp("ns", tz="UTC")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-def _count(name: str, number: int | None, counter: str, meaning: str) -> Element:
-    return Element(name, number, _U8, meaning, reversible=True, counter=counter)
+def _count(
+    name: str, number: int | None, counter: str, meaning: str, own_number: int | None = None
+) -> Element:
+    return Element(name, number, _U8, meaning, reversible=True, counter=counter, own_number=own_number)
 
 
 ELEMENTS: tuple[Element, ...] = (
@@ -104,11 +109,20 @@ ELEMENTS: tuple[Element, ...] = (
         When.ICMP,
         reversible=True,
     ),
-    Element("icmpIdentifier", None, _U2, "identifier of a query and its reply", When.ICMP_IDENTIFIER),
+    Element(
+        "icmpIdentifier", None, _U2, "identifier of a query and its reply", When.ICMP_IDENTIFIER, own_number=1
+    ),
     Element("IPSecSPI", 295, _U4, "security parameters index", When.IPSEC),
     Element("vlanId", 58, _U2, "VLAN identifier of the outermost tag", When.TAGGED),
     Element("dot1qCustomerVlanId", 245, _U2, "VLAN identifier of the second tag", When.TAGGED_TWICE),
-    Element("tunnelType", None, _TEXT, "gre, ipip, 6in4, 4in6, 6in6, vxlan, geneve, gtp-u", When.IN_TUNNEL),
+    Element(
+        "tunnelType",
+        None,
+        _TEXT,
+        "gre, ipip, 6in4, 4in6, 6in6, vxlan, geneve, gtp-u",
+        When.IN_TUNNEL,
+        own_number=2,
+    ),
     Element(
         "tunnelIdentifier",
         None,
@@ -117,9 +131,17 @@ ELEMENTS: tuple[Element, ...] = (
         When.IN_IDENTIFIED_TUNNEL,
         reversible=True,
         counter="tunnel_identifier",
+        own_number=3,
     ),
-    Element("tunnelSourceAddress", None, _TEXT, "outer address of the forward direction", When.IN_TUNNEL),
-    Element("tunnelDestinationAddress", None, _TEXT, "likewise", When.IN_TUNNEL),
+    Element(
+        "tunnelSourceAddress",
+        None,
+        _TEXT,
+        "outer address of the forward direction",
+        When.IN_TUNNEL,
+        own_number=4,
+    ),
+    Element("tunnelDestinationAddress", None, _TEXT, "likewise", When.IN_TUNNEL, own_number=5),
     Element(
         "flowDirection", 61, _U1, "hook that saw the forward direction: 0 ingress, 1 egress", When.OBSERVED
     ),
@@ -227,6 +249,7 @@ ELEMENTS: tuple[Element, ...] = (
         When.TWO_ARRIVALS,
         reversible=True,
         counter="minimum_interval_ns",
+        own_number=8,
     ),
     Element(
         "maximumInterArrivalNanoseconds",
@@ -236,6 +259,7 @@ ELEMENTS: tuple[Element, ...] = (
         When.TWO_ARRIVALS,
         reversible=True,
         counter="maximum_interval_ns",
+        own_number=9,
     ),
     Element(
         "interArrivalSumNanoseconds",
@@ -243,6 +267,7 @@ ELEMENTS: tuple[Element, ...] = (
         _U8,
         "sum of the times between arrivals; over (packets - 1) it is the mean",
         reversible=True,
+        own_number=10,
     ),
     Element(
         "interArrivalSquareSum",
@@ -250,6 +275,7 @@ ELEMENTS: tuple[Element, ...] = (
         pa.float64(),
         "sum of their squares, ns²; with the mean it gives the jitter",
         reversible=True,
+        own_number=11,
     ),
     Element(
         "tcpControlBits",
@@ -266,7 +292,16 @@ ELEMENTS: tuple[Element, ...] = (
     _count("tcpRetransmittedPacketDeltaCount", None, "retransmitted_packets", "packets sent again"),
     _count("tcpRetransmittedOctetDeltaCount", None, "retransmitted_octets", "their TCP payload"),
     _count("tcpOutOfOrderPacketDeltaCount", None, "out_of_order_packets", "packets that came late"),
-    _count("tcpOutOfOrderOctetDeltaCount", None, "out_of_order_octets", "their TCP payload"),
+    _count("tcpOutOfOrderOctetDeltaCount", None, "out_of_order_octets", "their TCP payload", own_number=12),
+    Element(
+        "tcpWindowSize",
+        186,
+        _U2,
+        "window of the first packet, not scaled",
+        When.TCP,
+        reversible=True,
+        counter="first_window",
+    ),
     Element(
         "minimumTcpWindowSize",
         None,
@@ -310,6 +345,7 @@ ELEMENTS: tuple[Element, ...] = (
         "latest SYN; reverse less forward is the server's round trip",
         When.TCP_SYN,
         reversible=True,
+        own_number=13,
     ),
     Element(
         "tcpFirstAckNanoseconds",
@@ -318,6 +354,7 @@ ELEMENTS: tuple[Element, ...] = (
         "first segment that is nothing but an ACK; less reverseTcpSyn it is the client's round trip",
         When.TCP_FIRST_ACK,
         reversible=True,
+        own_number=14,
     ),
 )
 

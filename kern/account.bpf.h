@@ -97,6 +97,7 @@ static __always_inline void begin_record(struct flow_counters *counters, const s
 	counters->flow_label = packet->flow_label;
 	counters->icmp_type = packet->icmp_type;
 	counters->icmp_code = packet->icmp_code;
+	counters->first_window = packet->window;
 	counters->minimum_ip_length = packet->last_ip_length;
 	counters->minimum_ttl = packet->ttl;
 	counters->minimum_interval_ns = ~0ULL;

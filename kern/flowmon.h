@@ -11,7 +11,7 @@
 #ifndef FLOWMON_H
 #define FLOWMON_H
 
-#define FLOWMON_ABI_VERSION 2
+#define FLOWMON_ABI_VERSION 3
 
 #define FLOWMON_SIZE_BINS 6
 #define FLOWMON_TTL_BINS 10
@@ -98,7 +98,8 @@ struct flow_counters {
 	__u16 tcp_control_bits;
 	__u32 minimum_window; /* scaled */
 	__u32 maximum_window;
-	__u32 padding2;
+	__u16 first_window; /* of the record's first packet, not scaled */
+	__u8 padding2[2];
 	__u64 minimum_interval_ns; /* holds from two arrivals on, ~0 before */
 	__u64 maximum_interval_ns;
 	__u64 interval_squares_low; /* sum of squares in ns^2, 128 bits */

@@ -196,12 +196,15 @@ def _tcp_windows(own: list[Packet], other: list[Packet]) -> dict[str, int | None
     scale = (syn.window_scale if syn else None) or 0
     if other_syn and other_syn.window_scale is None:
         scale = 0
+    is_tcp = bool(own) and own[0].network.protocol == TCP
+    first_window = (own[0].segment.window if own[0].segment else 0) if is_tcp else None
     windows = [
         packet.segment.window << (0 if packet.segment.flags & SYN else scale)
         for packet in own
         if packet.segment and not packet.segment.flags & RST
     ]
     return {
+        "tcpWindowSize": first_window,
         "minimumTcpWindowSize": min(windows, default=None),
         "maximumTcpWindowSize": max(windows, default=None),
         "tcpMaximumSegmentSize": syn.maximum_segment_size if syn else None,

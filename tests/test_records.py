@@ -64,6 +64,7 @@ COUNTERS = {
     "tcpRetransmittedOctetDeltaCount": "retransmitted_octets",
     "tcpOutOfOrderPacketDeltaCount": "out_of_order_packets",
     "tcpOutOfOrderOctetDeltaCount": "out_of_order_octets",
+    "tcpWindowSize": "first_window",
     "minimumTcpWindowSize": "minimum_window",
     "maximumTcpWindowSize": "maximum_window",
     "tcpMaximumSegmentSize": "maximum_segment_size",
@@ -109,6 +110,7 @@ def described(one: np.void, counted: np.void) -> dict[str, Any]:
         "flowLabelIPv6": seen and one["ip_version"] == 6,
         "icmpTypeCode": seen and one["protocol"] in {ICMP, ICMPV6},
         "tcpControlBits": tcp,
+        "tcpWindowSize": tcp,
         "tcpMaximumSegmentSize": tcp and counted["maximum_segment_size"] > 0,
         "tcpWindowScale": tcp
         and counted["syn_mono_ns"] > 0
