@@ -6,9 +6,14 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from flowmon.kernel.pins import BPFFS, PinSet, mount_bpffs
 from netns import Pair, make_pair
+
+# How long one example takes says something of the machine, not of the code.
+settings.register_profile("flowmon", deadline=None)
+settings.load_profile("flowmon")
 
 REQUIRED = os.environ.get("FLOWMON_REQUIRE_KERNEL") == "1"
 

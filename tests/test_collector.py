@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmon import abi, collector
@@ -450,7 +450,6 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(STEPS, max_size=40))
 def test_every_packet_is_in_one_record_of_each_sink(steps: list[tuple[Any, ...]]) -> None:
     scene = Scene(sinks=[FakeSink(), FakeSink()])
