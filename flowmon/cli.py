@@ -6,7 +6,6 @@ Exit status 0, 1 for a failure, 2 for wrong usage; an error is one line on stand
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from pathlib import Path
@@ -14,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowmon import __version__
+from flowmon import __version__, config
+from flowmon.config import ConfigurableCommand, given_as
 from flowmon.errors import ConfigError, FlowmonError, KernelError, ReaderGoneError, SinkError
-from flowmon.options import NonEmptyPath, collect_options, load_options, table_options, where_options
+from flowmon.options import (
+    ONLY_COMMAND_LINE,
+    NonEmptyPath,
+    collect_options,
+    load_options,
+    table_options,
+    where_options,
+)
 
 if TYPE_CHECKING:
     from flowmon.collector import CollectorOptions
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flowmon")
 
 NS = 1_000_000_000
+MOST_SECONDS = 1e9  # as nanoseconds they fit 64 bits
 TABLE_NAME_MOST = 200  # bytes; with a prefix it must fit a file name
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -65,8 +73,10 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-class _Group(click.Group):
+class _Group(ConfigurableCommand, click.Group):
     """Commands whose output may be cut off by its reader: Click would make a failure of that."""
+
+    command_class = ConfigurableCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -87,6 +97,7 @@ class _Group(click.Group):
     "-r", "capture", metavar="CAPTURE", help="Read a pcap or pcapng file instead (-: standard input)."
 )
 @click.option("--pid-file", type=NonEmptyPath(), hidden=True)
+@click.option("--only-command-line", ONLY_COMMAND_LINE, is_flag=True, hidden=True, expose_value=False)
 @click.version_option(__version__, "--version")
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
@@ -161,7 +172,14 @@ def stop(outer: dict[str, Any], /, **options: Any) -> None:
 
 @cli.command()
 @table_options
-@click.option("--iface", "names", metavar="NAME", multiple=True, help="Only this interface; may be repeated.")
+@click.option(
+    "--iface",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    allow_from_autoenv=False,  # those to watch are not those to leave
+    help="Only this interface; may be repeated.",
+)
 @click.pass_obj
 def unload(outer: dict[str, Any], /, names: tuple[str, ...], **options: Any) -> None:
     """Detach the programs; the table keeps what was not collected."""
@@ -223,14 +241,16 @@ def _pin_set(options: dict[str, Any], outer: dict[str, Any] | None = None) -> Pi
     if path is None and name is None and outer:
         path, name = outer["map_path"], outer["map_name"]
     if path is not None and name is not None:
-        raise ConfigError("-f and -p both name the flow table: give one of them")
+        options_given = f"{given_as('map_path', '-f')} and {given_as('map_name', '-p')}"
+        raise ConfigError(f"{options_given} both name the flow table: give one of them")
     if name is not None and "/" in name:
-        raise ConfigError(f"-p takes a name, not a path: -f {name}")
+        raise ConfigError(f"{given_as('map_name', '-p')} takes a name, not a path: -f {name}")
     table = path.name if path else name
+    option = given_as("map_path", "-f") if path else given_as("map_name", "-p")
     if table is not None and not 0 < len(table.encode(errors="replace")) <= TABLE_NAME_MOST:
-        raise ConfigError(f"a table's name has 1 to {TABLE_NAME_MOST} bytes, not {len(table)}")
+        raise ConfigError(f"{option}: a table's name has 1 to {TABLE_NAME_MOST} bytes, not {len(table)}")
     if table is not None and "." in table:
-        raise ConfigError(f"{table}: bpffs takes no dot in a name")
+        raise ConfigError(f"{option} {table}: bpffs takes no dot in a name")
     if path:
         return session.find(PinSet.of_table(path.absolute()))
     return session.find(PinSet.default(name) if name else PinSet.default())
@@ -241,7 +261,8 @@ def _where(options: dict[str, Any]) -> Where:
     from flowmon.session import BOTH, Where
 
     if options["every"] and options["names"]:
-        raise ConfigError("--all and --iface exclude each other: all interfaces, or those named")
+        options_given = f"{given_as('every', '--all')} and {given_as('names', '--iface')}"
+        raise ConfigError(f"{options_given} exclude each other: all interfaces, or those named")
     direction = options["direction"]
     directions = BOTH if direction == "both" else frozenset({Direction[direction.upper()]})
     return Where(options["names"], options["every"], directions)
@@ -282,11 +303,13 @@ def _collector_options(options: dict[str, Any]) -> CollectorOptions:
     from flowmon.domain import default_observation_domain_id
     from flowmon.expiry import Timeouts
 
-    if not 0 <= options["interval"] < math.inf:
-        raise ConfigError(f"-i {options['interval']:g}: the interval is in seconds, 0 (one pass) or more")
+    if not 0 <= options["interval"] <= MOST_SECONDS:
+        interval = f"{given_as('interval', '-i')} {options['interval']:g}"
+        raise ConfigError(f"{interval}: the interval is in seconds, 0 (one pass) to {MOST_SECONDS:g}")
     for name in ("idle_timeout", "active_timeout", "linger"):
-        if not 0 <= options[name] < math.inf:
-            raise ConfigError(f"--{name.replace('_', '-')} {options[name]:g}: seconds, 0 or more")
+        if not 0 <= options[name] <= MOST_SECONDS:
+            option = given_as(name, f"--{name.replace('_', '-')}")
+            raise ConfigError(f"{option} {options[name]:g}: seconds, 0 to {MOST_SECONDS:g}")
     domain = options["observation_domain"]
     return CollectorOptions(
         interval_s=options["interval"],
@@ -319,7 +342,8 @@ def _set_up_log(options: dict[str, Any]) -> None:
     try:
         logging.basicConfig(filename=options["log_file"], format="%(asctime)s %(levelname)s %(message)s")
     except OSError as error:
-        raise ConfigError(f"-l {options['log_file']}: {error.strerror}") from None
+        option = given_as("log_file", "-l")
+        raise ConfigError(f"{option} {options['log_file']}: {error.strerror}") from None
     log.setLevel(level)
 
 
@@ -368,11 +392,12 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(param.opts[0] for param in context.command.params if param.name == name)
             raise ConfigError(f"-r reads a capture: {option} is of interfaces and their tables")
+    options = options | {"timestamps": "exact", "every_interface": False}  # a file has them for interfaces
     if not options["capture"]:
         raise ConfigError("-r needs the name of a capture file, or - for standard input")
     collector_options = _collector_options(options)
     _set_up_log(options)
-    given = context.get_parameter_source("max_flows") is click.core.ParameterSource.COMMANDLINE
+    given = context.get_parameter_source("max_flows") is not click.core.ParameterSource.DEFAULT
     offline.read_capture(
         options["capture"],
         lambda: _sinks(options),
@@ -382,22 +407,25 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     )
 
 
-_DAEMON_OPTIONS = {
-    "interval": "-i",
-    "idle_timeout": "--idle-timeout",
-    "active_timeout": "--active-timeout",
-    "linger": "--linger",
-    "observation_domain": "--observation-domain",
-}
-_DAEMON_FLAGS = {"json_lines": "-j", "quiet": "-q", "verbose": "-v", "every_interface": "--every-interface"}
-
-
 def _daemon_arguments(options: dict[str, Any], pin_set: PinSet) -> list[str]:
-    """The collector's command line, for the process in the background."""
-    arguments = ["-f", str(pin_set.table_path)]
-    if options["directory"] is not None:
-        arguments += ["-d", str(options["directory"].absolute())]
-    for name, option in _DAEMON_OPTIONS.items():
-        if options[name] is not None:
-            arguments += [option, str(options[name])]
-    return arguments + [flag for name, flag in _DAEMON_FLAGS.items() if options[name]]
+    """The collector's command line, for the process in the background: every option of its own, with its value.
+
+    It reads neither file nor environment, which may say something else where it runs.
+    """
+    arguments = [f"--{ONLY_COMMAND_LINE.replace('_', '-')}", "-f", str(pin_set.table_path)]
+    of_load = config.settings(load)
+    for key, option in config.settings(start).items():
+        if key not in of_load and key != "log-file":  # the log is its standard output
+            arguments += _as_arguments(key, option, options[option.name])
+    return arguments
+
+
+def _as_arguments(key: str, option: click.Option, value: Any) -> list[str]:
+    if option.is_flag:
+        return [f"--{key}"] if value else []
+    values = value if option.multiple else (value,)
+    return [
+        f"--{key}={each.absolute() if isinstance(each, Path) else each}"
+        for each in values
+        if each is not None
+    ]

@@ -10,6 +10,12 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Parameters that exclude each other, and each one's rival: one on the command line rules out a rival in a file.
+_EXCLUSIVE = (("map_path", "map_name"), ("every", "names"), ("quiet", "verbose"))
+RIVALS = {one: other for pair in _EXCLUSIVE for one, other in (pair, pair[::-1])}
+
+ONLY_COMMAND_LINE = "only_command_line"  # the parameter that says: neither the environment nor a file
+
 
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, in the order given."""
@@ -35,15 +41,29 @@ class NonEmptyPath(click.Path):
         return super().convert(value, param, context)
 
 
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    type=NonEmptyPath(),
+    expose_value=False,
+    help="TOML file with options by their long names; FLOWMON_NAME in the environment goes before it.",
+)
 table_options = _options(
     click.option(
         "-f",
+        "--table-path",
         "map_path",
         metavar="PATH",
         type=NonEmptyPath(),
         help="Flow table by its full path in bpffs.",
     ),
-    click.option("-p", "map_name", metavar="NAME", help="Flow table by name, in /sys/fs/bpf/flowmon."),
+    click.option(
+        "-p",
+        "--table-name",
+        "map_name",
+        metavar="NAME",
+        help="Flow table by name, in /sys/fs/bpf/flowmon.",
+    ),
 )
 where_options = _options(
     click.option("--iface", "names", metavar="NAME", multiple=True, help="Interface; may be repeated."),
@@ -93,11 +113,11 @@ collect_options = _options(
         show_default=True,
         help="Seconds between passes over the table; 0: one pass, then exit.",
     ),
-    click.option("-d", "directory", metavar="DIR", type=NonEmptyPath(), help="Parquet files go there."),
-    click.option("-j", "json_lines", is_flag=True, help="JSON lines on standard output."),
-    click.option("-l", "log_file", metavar="FILE", type=NonEmptyPath(), help="Log messages go there."),
-    click.option("-q", "quiet", is_flag=True, help="Warnings only."),
-    click.option("-v", "verbose", is_flag=True, help="Say what each pass recorded."),
+    click.option("-d", "--directory", metavar="DIR", type=NonEmptyPath(), help="Parquet files go there."),
+    click.option("-j", "--json-lines", is_flag=True, help="JSON lines on standard output."),
+    click.option("-l", "--log-file", metavar="FILE", type=NonEmptyPath(), help="Log messages go there."),
+    click.option("-q", "--quiet", is_flag=True, help="Warnings only."),
+    click.option("-v", "--verbose", is_flag=True, help="Say what each pass recorded."),
     click.option(
         "--idle-timeout",
         type=float,
