@@ -20,11 +20,12 @@ test: setup object
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo="sudo --preserve-env=FLOWMON_FUZZ_SECONDS,FLOWMON_FUZZ_SEED"; \
 	$$sudo env FLOWMON_REQUIRE_KERNEL=1 .venv/bin/python -m pytest $(PYTEST)
 
-# Speed: a packet in the kernel, and captures. AGAINST=COMMIT compares with the programs of a commit.
+# Speed: a packet in the kernel, captures, IPFIX. AGAINST=COMMIT compares with the programs of a commit.
 bench: setup object
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
 	$$sudo .venv/bin/python bench/per_packet.py $(if $(AGAINST),--against $(AGAINST)) && \
-	$$sudo .venv/bin/python bench/offline.py
+	$$sudo .venv/bin/python bench/offline.py && \
+	$$sudo .venv/bin/python bench/encode.py
 
 # What needs no root.
 unit: setup object
@@ -37,6 +38,7 @@ check: setup
 	shellcheck -x scripts/*.sh .ci/run
 	clang-format --dry-run --Werror kern/*.h kern/*.c
 	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
+	.venv/bin/python -m flowmon.ipfix | diff -u docs/ipfix-elements.md -
 
 format:
 	.venv/bin/ruff check --fix --silent . || true
@@ -45,6 +47,7 @@ format:
 
 docs:
 	.venv/bin/python -m flowmon.elements > docs/information-elements.md
+	.venv/bin/python -m flowmon.ipfix > docs/ipfix-elements.md
 
 clean:
 	$(MAKE) -s -C kern clean
