@@ -15,11 +15,19 @@ import click
 
 from flowmon import __version__, config
 from flowmon.config import ConfigurableCommand, given_as
-from flowmon.errors import ConfigError, FlowmonError, KernelError, ReaderGoneError, SinkError
+from flowmon.errors import (
+    ConfigError,
+    FlowmonError,
+    KernelError,
+    NotSentError,
+    ReaderGoneError,
+    SinkError,
+)
 from flowmon.options import (
     ONLY_COMMAND_LINE,
     NonEmptyPath,
     collect_options,
+    export_options,
     load_options,
     table_options,
     where_options,
@@ -93,6 +101,7 @@ class _Group(ConfigurableCommand, click.Group):
 @where_options
 @load_options
 @collect_options
+@export_options
 @click.option(
     "-r", "capture", metavar="CAPTURE", help="Read a pcap or pcapng file instead (-: standard input)."
 )
@@ -106,7 +115,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
     Without a command: the collector. It reads the table that `flowmon load` made; with --iface
     or --all it loads and attaches itself, and takes that away again when it ends. With -r it
     reads a capture through the same programs, and needs no interface.
-    Without -d or -j, records are printed as JSON lines.
+    Without -d, -j or --ipfix, records are printed as JSON lines.
     """
     context.obj = {"map_path": options["map_path"], "map_name": options["map_name"]}
     if options["capture"] is not None:
@@ -135,6 +144,7 @@ def load(outer: dict[str, Any], /, **options: Any) -> None:
 @where_options
 @load_options
 @collect_options
+@export_options
 @click.pass_obj
 def start(outer: dict[str, Any], /, **options: Any) -> None:
     """Load, attach, and run the collector in the background."""
@@ -145,8 +155,10 @@ def start(outer: dict[str, Any], /, **options: Any) -> None:
         raise ConfigError("start where? name interfaces (--iface NAME) or take all (--all)")
     pin_set = _pin_set(options, outer)
     _collector_options(options)  # wrong ones are found before anything is loaded
-    if options["directory"] is None and not options["json_lines"]:
-        raise ConfigError("start needs -d DIR for the records (or -j, for JSON lines in the log file)")
+    if not (options["directory"] or options["json_lines"] or options["destinations"]):
+        raise ConfigError(
+            "start needs -d DIR or --ipfix URL for the records (or -j, for JSON lines in the log file)"
+        )
     process = daemon.running(pin_set)
     if process is not None:
         raise KernelError(f"a collector runs already (process {process}): flowmon stop first")
@@ -324,17 +336,9 @@ def _collector_options(options: dict[str, Any]) -> CollectorOptions:
 
 
 def _sinks(options: dict[str, Any]) -> list[Sink]:
-    from flowmon.sinks.json_lines import JsonLinesSink
-    from flowmon.sinks.parquet import ParquetSink
+    from flowmon import outputs
 
-    sinks: list[Sink] = []
-    if options["directory"] is not None:
-        sinks.append(ParquetSink(options["directory"]))
-    if options["json_lines"] or not sinks:
-        if sys.stdout is None:
-            raise ConfigError("standard output is closed: open it, or give -d DIR")
-        sinks.append(JsonLinesSink(sys.stdout.buffer))
-    return sinks
+    return outputs.sinks(options)
 
 
 def _set_up_log(options: dict[str, Any]) -> None:
@@ -369,8 +373,11 @@ def _collect(options: dict[str, Any]) -> None:
             run(pin_set, where, work, sinks, collector_options, options["pid_file"])
         if work.loaded:
             session.purge(pin_set, work)
-    except SinkError:
-        raise  # the flows that could not be written are in the table: it stays
+    except SinkError as error:
+        # Flows that could not be written are in the table: it stays, but for those that left it.
+        if work.loaded and isinstance(error, NotSentError):
+            session.purge(pin_set, work)
+        raise
     except BaseException:
         if work.loaded:
             session.purge(pin_set, work)

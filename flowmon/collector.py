@@ -12,6 +12,7 @@ Rules:
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +24,15 @@ from flowmon.biflow import Biflows, pair
 from flowmon.errors import SinkError
 from flowmon.expiry import Decision, EndReason, Timeouts, decide, end_all
 from flowmon.kernel.clock import Clock, SystemClock
-from flowmon.kernel.flow_table import FlowTable, Snapshot
+from flowmon.kernel.flow_table import Books, FlowTable, Snapshot
 from flowmon.records import Context, EndedFlows, record_batch
-from flowmon.sinks import Sink
+from flowmon.sinks import Metering, Sink
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 log = logging.getLogger("flowmon")
 
+REPORT_SECONDS = 1.0  # between two reports to the sinks
 LOOK_SECONDS = 0.1  # between two looks at the insertion counters
 LOOK_SECONDS_LEAST = 0.005
 HIGH_WATER = 0.6  # of the table; lower where a pass lets more than that come in
@@ -68,16 +70,19 @@ class Collector:
         options: CollectorOptions,
         interface_names: Callable[[], dict[int, str]],
         clock: Clock | None = None,
+        interface_descriptions: Callable[[], dict[int, str]] = dict,
     ) -> None:
         self.tally = Tally()
         self._table = table
         self._sinks = sinks
         self._options = options
         self._interface_names = interface_names
+        self._interface_descriptions = interface_descriptions
         self._clock = clock or SystemClock()
         self._unwritten: list[tuple[Sink, pa.RecordBatch, int]] = []
         self._sink_complaint = ""
         self._evictions_said = 0
+        self._report_at = 0.0
         self._watch = _PressureWatch(table)
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
@@ -99,8 +104,11 @@ class Collector:
             return 0
         inserted, taken, made = self._table.inserted(), self._table.taken(), self._table.entries_made()
         started = time.monotonic()
+        totals = self._table.totals()[1] if started >= self._report_at else None
         read_at_mono_ns = self._clock.now_mono_ns()
         snapshot = self._table.snapshot()
+        if totals is not None:
+            self._report(self._table.books(totals, snapshot))
         self._notice_evictions(inserted - taken - int(np.count_nonzero(snapshot.states["packets"])))
         biflows = pair(
             snapshot.keys,
@@ -185,6 +193,27 @@ class Collector:
                 return False
             self._unwritten.pop(0)
         return True
+
+    def finish(self) -> list[str]:
+        """After the last pass: reports how it ended, and waits for the sinks; what these complain of."""
+        self._report(self._table.books())
+        complaints = []
+        # Side by side: each may have to wait for somebody else.
+        with ThreadPoolExecutor(max_workers=max(1, len(self._sinks))) as pool:
+            for finished in [pool.submit(sink.finish) for sink in self._sinks]:
+                try:
+                    finished.result()
+                except SinkError as error:
+                    complaints.append(str(error))
+        return complaints
+
+    def _report(self, books: Books) -> None:
+        self._report_at = time.monotonic() + REPORT_SECONDS
+        now_ns = self._clock.now_mono_ns() + self._clock.utc_offset_ns()
+        names, present = self._interface_names(), self._interface_descriptions()
+        interfaces = {index: (names[index], text) for index, text in present.items() if index in names}
+        for sink in self._sinks:
+            sink.report(Metering(books, interfaces, now_ns))
 
     def resident(self) -> int:
         """Entries in the table, reckoned from the last pass."""

@@ -29,3 +29,7 @@ class KernelError(FlowmonError):
 
 class SinkError(FlowmonError):
     """Downstream: a directory, a disk, a collector."""
+
+
+class NotSentError(SinkError):
+    """Records that a sink had taken, and that did not arrive: they are gone, and in no table either."""

@@ -92,12 +92,15 @@ def read_capture(
         source = PrivateSet(replace(load_options, max_flows=size, time_source=TimeSource.SKB_TSTAMP))
         sinks = [_gathering(sink, capture) for sink in open_sinks()]
         try:
-            books, tally = Reading(capture, source, sinks, options, stop).run()
+            reading = Reading(capture, source, sinks, options, stop)
+            books, tally = reading.run()
         finally:
             source.close()
             for sink in sinks:
                 sink.close()
         _report(capture, books, tally)
+        if reading.complaints:
+            raise SinkError("; ".join(reading.complaints))
         if stop.requested:
             raise StoppedError(f"{capture.name}: stopped after {books.seen_packets:,} packets", stop.status)
         if capture.cut_short:
@@ -136,6 +139,7 @@ class Reading:
         self._replay = Replay(source)
         self._clock = _CaptureClock()
         self._collector = Collector(self._table, sinks, options, dict, self._clock)
+        self.complaints: list[str] = []
         self._interval_ns = int(options.interval_s * NS)
         self._room = int(self._table.max_flows * FULL)
 
@@ -146,8 +150,7 @@ class Reading:
                 self._feed(advance)
             self._collect()  # what has ended, for its own reason
             self._collect(everything=True)
-            for sink in self._sinks:
-                sink.flush()
+            self.complaints = self._collector.finish()
             return self._table.books(), self._collector.tally
         finally:
             self._replay.close()

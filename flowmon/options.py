@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,29 @@ class NonEmptyPath(click.Path):
         if value == "":
             self.fail("an empty path", param, context)
         return super().convert(value, param, context)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; "nan" is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """As click.FloatRange does, but for what is no number."""
+        number = super().convert(value, param, context)
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, context)
+        return number
+
+
+class DestinationUrl(click.types.StringParamType):
+    """Where IPFIX goes, as text. A path becomes absolute: in the background, the directory is another."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> str:
+        """As it is, but for a relative path; whether it is right is found where it is opened."""
+        value = super().convert(value, param, context)
+        path = value.removeprefix("file:")
+        return value if path in ("", value) or path.startswith("/") else f"file:{Path(path).absolute()}"
 
 
 config_option = click.option(
@@ -144,5 +168,85 @@ collect_options = _options(
         "--observation-domain",
         type=click.IntRange(0, 2**32 - 1),
         help="observationDomainId; by default from the machine's id.",
+    ),
+)
+export_options = _options(
+    click.option(
+        "--ipfix",
+        "destinations",
+        metavar="URL",
+        type=DestinationUrl(),
+        multiple=True,
+        help="Send IPFIX to udp://HOST:PORT, tcp://…, tls://…, or into file:PATH; may be repeated.",
+    ),
+    click.option(
+        "--ipfix-version",
+        type=click.IntRange(9, 10),
+        default=10,
+        show_default=True,
+        help="9: NetFlow v9, for collectors that know nothing else.",
+    ),
+    click.option(
+        "--ipfix-uniflow", is_flag=True, help="Two records a biflow, for collectors without RFC 5103."
+    ),
+    click.option(
+        "--ipfix-time",
+        type=click.Choice(["ms", "us", "ns"]),
+        default="ms",
+        show_default=True,
+        help="Unit of flow times.",
+    ),
+    click.option(
+        "--ipfix-elements",
+        metavar="NAMES",
+        default="default",
+        show_default=True,
+        help="default, iana (no vendor's), all, or columns by name, with commas between.",
+    ),
+    click.option(
+        "--ipfix-pen",
+        type=click.IntRange(1, 2**32 - 1),
+        help="Your enterprise number: flowmon's own elements go out under it.",
+    ),
+    click.option(
+        "--ipfix-mtu",
+        type=click.IntRange(64, 65507),
+        default=1400,
+        show_default=True,
+        help="Longest message over UDP, in octets, without the UDP and IP headers.",
+    ),
+    click.option(
+        "--ipfix-rate",
+        type=FiniteRange(0, 1e9),
+        default=20000.0,
+        show_default=True,
+        help="Most messages a second over UDP, so that no collector's buffer overflows; 0: no limit.",
+    ),
+    click.option(
+        "--ipfix-refresh",
+        type=FiniteRange(0.1, 1e9),
+        default=60.0,
+        show_default=True,
+        help="Seconds after which templates (UDP) and statistics go out again.",
+    ),
+    click.option(
+        "--ipfix-refresh-messages",
+        type=click.IntRange(1, 1 << 30),
+        default=1000,
+        show_default=True,
+        help="Messages after which templates go out again over UDP.",
+    ),
+    click.option("--ipfix-ca", type=NonEmptyPath(), help="Authorities of the collector's certificate (PEM)."),
+    click.option("--ipfix-cert", type=NonEmptyPath(), help="Our certificate (PEM)."),
+    click.option("--ipfix-key", type=NonEmptyPath(), help="Its key (PEM), if it is not in the same file."),
+    click.option(
+        "--ipfix-spool", metavar="DIR", type=NonEmptyPath(), help="What waits for a collector is kept there."
+    ),
+    click.option(
+        "--ipfix-spool-size",
+        type=click.IntRange(1, 1 << 30),
+        default=1024,
+        show_default=True,
+        help="Most MiB of it, for each destination; then the oldest go.",
     ),
 )

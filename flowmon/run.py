@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flowmon import session
 from flowmon.collector import Collector, CollectorOptions
-from flowmon.errors import KernelError, SinkError
+from flowmon.errors import KernelError, NotSentError, SinkError
 from flowmon.kernel.flow_table import FlowTable
 from flowmon.kernel.pins import PinSet
 from flowmon.session import Where, Work
@@ -34,7 +34,7 @@ def run(
     table = FlowTable(pin_set)
     owns_table = work is not None and work.loaded
     follower = session.Follower(pin_set, where, work.attached if work else [])
-    collector = Collector(table, sinks, options, follower.names)
+    collector = Collector(table, sinks, options, follower.names, interface_descriptions=follower.descriptions)
     if pid_file is not None:
         pid_file.parent.mkdir(parents=True, exist_ok=True)
         pid_file.write_text(f"{os.getpid()}\n")
@@ -47,7 +47,7 @@ def run(
         if work:
             session.detach(pin_set, work)
         collector.collect(everything=owns_table)
-        _report_the_end(pin_set, collector, owns_table=owns_table)
+        _report_the_end(pin_set, collector, collector.finish(), owns_table=owns_table)
     finally:
         if pid_file is not None:
             pid_file.unlink(missing_ok=True)
@@ -57,17 +57,22 @@ def run(
         table.close()
 
 
-def _report_the_end(pin_set: PinSet, collector: Collector, *, owns_table: bool) -> None:
+def _report_the_end(
+    pin_set: PinSet, collector: Collector, complaints: list[str], *, owns_table: bool
+) -> None:
     tally = collector.tally
     log.info("%d records of %d packets", tally.records, tally.packets)
     if tally.duplicate_packets:
         log.info("%d packets were seen at other points (interface and hook) as well", tally.duplicate_packets)
     if collector.unwritten_records:
-        raise SinkError(
+        complaints.append(
             f"{collector.unwritten_records} records could not be written and are lost: {collector.refused_by}"
         )
-    if owns_table and collector.refused_by:
-        raise SinkError(
+    stays = owns_table and bool(collector.refused_by)
+    if stays and not collector.unwritten_records:
+        complaints.append(
             f"{collector.refused_by}; the last flows stay in {pin_set.table_path}:"
             f" collect them with `flowmon -f {pin_set.table_path} -i 0 --idle-timeout 0 -d DIR`, then `flowmon purge`"
         )
+    if complaints:
+        raise (SinkError if stays else NotSentError)("; ".join(complaints))

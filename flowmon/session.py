@@ -213,6 +213,7 @@ class Follower:
         self._netlink = IPRoute()
         self._events = net.link_events()
         self._names: dict[int, str] = {}
+        self._descriptions: dict[int, str] = {}
         self._refused: set[int] = set()
         self._look()
 
@@ -225,6 +226,10 @@ class Follower:
         """Interface names by index, of those that vanished too."""
         return self._names
 
+    def descriptions(self) -> dict[int, str]:
+        """What those that are there now are said to be, by index; empty where nothing is."""
+        return self._descriptions
+
     def wait(self, seconds: float) -> None:
         """Sleeps, and looks at the interfaces when one of them changes."""
         readable, _, _ = select.select([self._events], [], [], seconds)
@@ -235,6 +240,7 @@ class Follower:
     def _look(self) -> None:
         known = net.interfaces(self._netlink)
         self._names.update({interface.index: interface.name for interface in known})
+        self._descriptions = {interface.index: interface.description for interface in known}
         directions = _followed(self._pin_set)
         with attachments(self._pin_set, self._netlink) as attached:
             present = {interface.index for interface in known}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from flowmon import abi, collector
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import SinkError
 from flowmon.expiry import EndReason
-from flowmon.kernel.flow_table import FLOW_STATE, Snapshot
+from flowmon.kernel.flow_table import FLOW_STATE, Books, Snapshot
+from flowmon.sinks import Metering
 from samples import NS, key, turned
 
 RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
@@ -52,6 +53,24 @@ class FakeTable:
 
     def taken(self) -> int:
         return self._taken
+
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        totals = np.zeros(1, abi.INTERFACE_TOTALS)
+        totals["flows_inserted"] = self._inserted
+        return np.zeros(1, abi.TOTALS_KEY), totals
+
+    def books(self, totals: np.ndarray | None = None, snapshot: Snapshot | None = None) -> Books:
+        """What a real one makes of `totals` and the snapshot, as far as a test looks at it."""
+        inserted = self.totals()[1] if totals is None else totals
+        states = (snapshot or self.snapshot()).states
+        numbers = dict.fromkeys((one.name for one in fields(Books)), 0) | {
+            "ignored_packets": {},
+            "ignored_octets": {},
+            "flows_inserted": int(inserted["flows_inserted"].sum()),
+            "taken_flows": self._taken,
+            "resident_flows": int(np.count_nonzero(states["packets"])),
+        }
+        return Books(**numbers)
 
     def snapshot(self) -> Snapshot:
         keys = np.frombuffer(b"".join(self.entries), abi.FLOW_KEY)
@@ -91,6 +110,8 @@ class FakeSink:
     is_broken: bool = False
     reserved: int = 0
     exported_at_ns: int = 0
+    reports: list[Metering] = field(default_factory=list)
+    is_finished: bool = False
 
     def reserve(self, rows: int) -> None:
         if self.is_full:
@@ -102,6 +123,14 @@ class FakeSink:
             raise SinkError("the disk is broken")
         self.records += batch.to_pylist()
         self.exported_at_ns = exported_at_ns
+
+    def report(self, metering: Metering) -> None:
+        self.reports.append(metering)
+
+    def finish(self) -> None:
+        self.is_finished = True
+        if self.is_broken:
+            raise SinkError("the disk is broken")
 
     def close(self) -> None:
         pass
@@ -124,7 +153,9 @@ class Scene:
     now: float = 100
 
     def __post_init__(self) -> None:
-        self.collector = Collector(self.table, self.sinks, self.options, lambda: {2: "eth0"}, clock=self)
+        names = {2: "eth0", 3: "gone"}
+        present = {2: "to the left"}
+        self.collector = Collector(self.table, self.sinks, self.options, lambda: names, self, lambda: present)
 
     def now_mono_ns(self) -> int:
         return int(self.now * NS)
@@ -206,6 +237,55 @@ def test_everything_ends_all_by_force(scene: Scene) -> None:
 def test_empty_table(scene: Scene) -> None:
     assert scene.collect(100) == scene.collect(100, everything=True) == 0
     assert scene.sink.records == []
+
+
+# --- reports ---
+
+
+def test_sinks_hear_of_the_metering_at_most_once_a_second(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(collector.time, "monotonic", lambda: now[0])
+    scene.table.packet(flow(1), 100)
+    scene.collect(100)
+    scene.table.packet(flow(2), 101)
+    now[0] += 0.9
+    scene.collect(101)
+    now[0] += 0.1
+    scene.collect(102)
+    heard = [(one.books.flows_inserted, one.at_ns, one.interfaces) for one in scene.sink.reports]
+    names = {2: ("eth0", "to the left")}
+    assert heard == [(1, 1_000_100 * NS, names), (2, 1_000_102 * NS, names)]
+
+
+def test_nothing_seems_evicted_that_came_during_the_pass(scene: Scene) -> None:
+    """The totals are read before the snapshot."""
+    scene.table.packet(flow(1), 100)
+    snapshot = scene.table.snapshot
+
+    def late_snapshot() -> Snapshot:
+        scene.table.packet(flow(2), 100)
+        return snapshot()
+
+    scene.table.snapshot = late_snapshot  # type: ignore[method-assign]
+    scene.collect(100)
+    (report,) = scene.sink.reports
+    assert (report.books.flows_inserted, report.books.resident_flows) == (1, 2)
+    assert report.books.evicted_flows == 0
+
+
+def test_finish_reports_and_finishes_every_sink() -> None:
+    scene = Scene(sinks=[FakeSink(), FakeSink()])
+    scene.table.packet(flow(), 100)
+    scene.collect(100, everything=True)
+    before = len(scene.sink.reports)
+    scene.sinks[0].is_broken = True
+    assert scene.collector.finish() == ["the disk is broken"]
+    for sink in scene.sinks:
+        assert sink.is_finished
+        assert len(sink.reports) == before + 1
+        assert sink.reports[-1].books.taken_flows == 1
 
 
 # --- observation points ---

@@ -83,11 +83,24 @@ def sample(param: click.Option) -> tuple[str, str, object]:
         return f'"{value}"', value, value
     if isinstance(param.type, click.Path):
         return '"/some/where"', "/some/where", Path("/some/where")
-    number = {click.types.IntRange: 77, click.types.FloatParamType: 7.25}.get(type(param.type))
-    return ('"word"', "word", "word") if number is None else (str(number), str(number), number)
+    if isinstance(param.type, click.IntRange):
+        number = 77 if param.type.max is None or param.type.max > 77 else param.type.min
+        return str(number), str(number), number
+    is_number = isinstance(param.type, type(click.FLOAT))
+    return ("7.25", "7.25", 7.25) if is_number else ('"word"', "word", "word")
 
 
 # --- every option of every command ---
+
+
+def test_a_version_of_netflow_is_a_number_in_the_file(parsed, file):
+    assert parsed("--config", file("ipfix-version = 9"))["ipfix_version"] == 9
+
+
+@pytest.mark.parametrize("option", ["--ipfix-rate", "--ipfix-refresh"])
+def test_what_is_no_number_is_in_no_range(option):
+    with pytest.raises(click.UsageError, match="nan is no number"):
+        run(option, "nan")
 
 
 @pytest.mark.parametrize(("command", "param"), OPTIONS)

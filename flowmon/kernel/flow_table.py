@@ -192,10 +192,15 @@ class FlowTable:
                 sums[name][row] = values[name].sum(axis=0)
         return keys, sums
 
-    def books(self) -> Books:
-        """The books as they stand. Exact while no packet arrives; close to it otherwise."""
-        _, totals = self.totals()
-        resident = self.snapshot().states
+    def books(self, totals: Array | None = None, snapshot: Snapshot | None = None) -> Books:
+        """The books as they stand. Exact while no packet arrives; close to it otherwise.
+
+        totals: INTERFACE_TOTALS of before the snapshot, so that nothing seems evicted
+        that came in between; read now if they are not given.
+        """
+        if totals is None:
+            _, totals = self.totals()
+        resident = (snapshot or self.snapshot()).states
         taken = self._books[0]
         return Books(
             **{name: int(totals[name].sum()) for name in _SUMMED},

@@ -34,6 +34,7 @@ class Interface:
     name: str
     arphrd: int
     is_up: bool
+    description: str = ""  # what an administrator called it (`ip link set dev NAME alias TEXT`)
 
     @property
     def has_ethernet(self) -> bool:
@@ -54,6 +55,7 @@ def interfaces(netlink: IPRoute) -> list[Interface]:
             name=link.get("ifname"),
             arphrd=link["ifi_type"],
             is_up=bool(link["flags"] & IFF_UP),
+            description=link.get("ifalias") or "",
         )
         for link in netlink.get_links()
     ]

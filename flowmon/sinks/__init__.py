@@ -1,8 +1,24 @@
 """Where records go. The only code that writes to disk or network."""
 
-from typing import Protocol
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from flowmon.kernel.flow_table import Books
+
+
+@dataclass(frozen=True)
+class Metering:
+    """How the metering stands: the table's books; name and description of interfaces by index. at_ns: UTC."""
+
+    books: Books
+    interfaces: Mapping[int, tuple[str, str]]
+    at_ns: int
 
 
 class Sink(Protocol):
@@ -17,6 +33,12 @@ class Sink(Protocol):
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
         """Writes records, durably; `exported_at_ns` is UTC. Raises SinkError, nothing written."""
+
+    def report(self, metering: Metering) -> None:
+        """Hears of the metering, about once a second."""
+
+    def finish(self) -> None:
+        """No more records come: waits for those that are on their way. Raises SinkError for what did not arrive."""
 
     def close(self) -> None:
         """Gives back what was reserved."""

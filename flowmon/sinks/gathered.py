@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from flowmon.sinks import Sink
+from flowmon.sinks import Metering, Sink
 
 NS_PER_HOUR = 3_600_000_000_000
 ROWS = 65536
@@ -41,6 +41,15 @@ class GatheringSink:
         self._sink.reserve(batch.num_rows)
         self._sink.write(batch, self._exported_at_ns)
         self._batches, self._rows = [], 0
+
+    def report(self, metering: Metering) -> None:
+        """Passes it on."""
+        self._sink.report(metering)
+
+    def finish(self) -> None:
+        """Writes what was kept, and waits until it has arrived."""
+        self.flush()
+        self._sink.finish()
 
     def close(self) -> None:
         """Closes the other sink; what was not flushed is given up."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowmon.errors import SinkError
+from flowmon.sinks import Metering
 
 
 class JsonLinesSink:
@@ -34,6 +35,12 @@ class JsonLinesSink:
             raise
         except OSError as error:
             raise SinkError(f"standard output cannot be written: {error.strerror}") from None
+
+    def report(self, metering: Metering) -> None:
+        """Of no use here."""
+
+    def finish(self) -> None:
+        """Each write was whole."""
 
     def close(self) -> None:
         """Nothing is reserved."""

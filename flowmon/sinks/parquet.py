@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from flowmon import __version__
 from flowmon.errors import SinkError
+from flowmon.sinks import Metering
 
 # Generous: measured at 250 bytes a record and 40 kB a file at worst.
 BYTES_PER_RECORD = 512
@@ -87,6 +88,12 @@ class ParquetSink:
         self._reserved = None
         self._sequence += 1
         _sync_directories(changed)
+
+    def report(self, metering: Metering) -> None:
+        """Of no use here."""
+
+    def finish(self) -> None:
+        """Each write was whole."""
 
     def close(self) -> None:
         """Removes the temporary file, if there is one."""

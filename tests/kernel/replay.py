@@ -18,6 +18,7 @@ from flowmon.kernel.flow_table import Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
 from flowmon.kernel.pins import MapSource
 from flowmon.offline import Reading
+from flowmon.sinks import Metering
 from flowmon.sinks.gathered import GatheringSink
 
 LOOPBACK = 1
@@ -49,6 +50,12 @@ class _List:
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
         self.records += batch.to_pylist()
+
+    def report(self, metering: Metering) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

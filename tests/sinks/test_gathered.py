@@ -13,6 +13,7 @@ import pytest
 
 from flowmon.elements import RECORD_SCHEMA
 from flowmon.errors import SinkError
+from flowmon.sinks import Metering
 from flowmon.sinks.gathered import NS_PER_HOUR, GatheringSink
 from flowmon.sinks.json_lines import JsonLinesSink
 from flowmon.sinks.parquet import ParquetSink
@@ -39,6 +40,12 @@ class Inner:
             self.refusals -= 1
             raise SinkError("the disk is full")
         self.written.append((records, exported_at_ns))
+
+    def report(self, metering: Metering) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed += 1
