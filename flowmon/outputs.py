@@ -61,7 +61,7 @@ def ipfix_options(options: dict[str, Any]) -> IpfixOptions:
     from flowmon.ipfix.encoder import Profile
     from flowmon.sinks.exporter import Refresh
     from flowmon.sinks.ipfix import IpfixOptions
-    from flowmon.sinks.transports import TlsFiles
+    from flowmon.sinks.transports.tls import TlsFiles
 
     domain = options["observation_domain"]
     if options["ipfix_key"] and not options["ipfix_cert"]:

@@ -21,7 +21,7 @@ from flowmon.sinks.exporter import Refresh
 from flowmon.sinks.ipfix import IpfixSink
 from flowmon.sinks.json_lines import JsonLinesSink
 from flowmon.sinks.parquet import ParquetSink
-from flowmon.sinks.transports import TlsFiles
+from flowmon.sinks.transports.tls import TlsFiles
 
 UDP = f"udp://{LOCALHOST}:{free_port(socket.SOCK_DGRAM)}"
 TCP = f"tcp://{LOCALHOST}:{free_port()}"

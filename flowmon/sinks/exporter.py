@@ -29,7 +29,8 @@ from flowmon.ipfix.encoder import Encoder
 from flowmon.ipfix.options_records import Report
 from flowmon.ipfix.session import Dictionary, Session
 from flowmon.sinks.backlog import Backlog
-from flowmon.sinks.transports import GivenUpError, GoneError, Transport, Udp
+from flowmon.sinks.transports.base import GivenUpError, GoneError, Transport
+from flowmon.sinks.transports.udp import Udp
 
 log = logging.getLogger("flowmon")
 

@@ -27,14 +27,10 @@ from flowmon.sinks.backlog import Backlog
 from flowmon.sinks.destination import FILE, Destination
 from flowmon.sinks.exporter import Exporter, Refresh
 from flowmon.sinks.spool import Spool
-from flowmon.sinks.transports import (
-    CertificateError,
-    GoneError,
-    NoSuchHostError,
-    TlsFiles,
-    resolved,
-    transport,
-)
+from flowmon.sinks.transports import transport
+from flowmon.sinks.transports.base import GoneError
+from flowmon.sinks.transports.sockets import NoSuchHostError, resolved
+from flowmon.sinks.transports.tls import CertificateError, TlsFiles
 
 log = logging.getLogger("flowmon")
 

@@ -20,7 +20,8 @@ from flowmon.ipfix.templates import Register
 from flowmon.sinks import exporter, ipfix
 from flowmon.sinks.backlog import Backlog
 from flowmon.sinks.exporter import Exporter, Refresh
-from flowmon.sinks.transports import GivenUpError, GoneError, TlsFiles
+from flowmon.sinks.transports.base import GivenUpError, GoneError
+from flowmon.sinks.transports.tls import TlsFiles
 from ipfix_samples import NOW_NS, OPTIONS, Writer, batch, sink
 
 

@@ -39,7 +39,8 @@ from flowmon.sinks import Metering, exporter, ipfix
 from flowmon.sinks.exporter import Refresh
 from flowmon.sinks.ipfix import IpfixSink, _MeteringReport
 from flowmon.sinks.spool import Spool
-from flowmon.sinks.transports import Tcp, TlsFiles
+from flowmon.sinks.transports.tcp import Tcp
+from flowmon.sinks.transports.tls import TlsFiles
 from ipfix_reader import IPFIX, Reader
 from ipfix_samples import FEW, NOW_NS, OPTIONS, RECORD, Writer, batch, sink, tcp
 
@@ -280,21 +281,30 @@ def test_collector_that_takes_nothing_is_given_up(impatient: None) -> None:
     assert arrived == one.written[: len(arrived)]
 
 
+def read_slowly(collector: Collector) -> Callable[[], None]:
+    """Sets it to read, a hundredth of a second each time; what is returned ends that."""
+    (stream,) = wait_until(lambda: collector.streams)
+    read_some = stream._exactly
+
+    def slowly(octets: int) -> bytes:
+        time.sleep(0.01)
+        return read_some(octets)
+
+    def hurry() -> None:
+        stream._exactly = read_some
+
+    stream._exactly = slowly
+    collector.reading.set()
+    return hurry
+
+
 def test_slow_collector_is_waited_for_as_long_as_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "PATIENCE_S", 0.5)
     with Collector(receive_buffer=4096) as collector:
         collector.reading.clear()
         one = Writer(tcp(collector.port))
         one.write(20_000)  # one block, most of which the kernel has at once
-        (stream,) = wait_until(lambda: collector.streams)
-        read_some = stream._exactly
-
-        def slowly(octets: int) -> bytes:
-            time.sleep(0.01)
-            return read_some(octets)
-
-        stream._exactly = slowly
-        collector.reading.set()
+        read_slowly(collector)
         started = time.monotonic()
         one.sink.finish()
         assert time.monotonic() - started > 0.5
@@ -347,20 +357,12 @@ def test_end_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         collector.reading.clear()
         one = Writer(tcp(collector.port))
         one.write(200_000)
-        (stream,) = wait_until(lambda: collector.streams)
-        read_some = stream._exactly
-
-        def slowly(octets: int) -> bytes:
-            time.sleep(0.01)
-            return read_some(octets)
-
-        stream._exactly = slowly
-        collector.reading.set()
+        hurry = read_slowly(collector)
         started = time.monotonic()
         with pytest.raises(SinkError, match="were not sent"):
             one.sink.finish()
         assert time.monotonic() - started < 5
-        stream._exactly = read_some
+        hurry()
         one.sink.close()
 
 

@@ -31,22 +31,14 @@ from collector_process import (
     wait_until,
 )
 from flowmon.errors import SinkError
-from flowmon.sinks import transports
 from flowmon.sinks.destination import Destination, destination
-from flowmon.sinks.transports import (
-    CertificateError,
-    File,
-    GivenUpError,
-    GoneError,
-    NoSuchHostError,
-    Tcp,
-    Tls,
-    TlsFiles,
-    Transport,
-    Udp,
-    resolved,
-    tls_context,
-)
+from flowmon.sinks.transports import sockets
+from flowmon.sinks.transports.base import GivenUpError, GoneError, Transport
+from flowmon.sinks.transports.file import File
+from flowmon.sinks.transports.sockets import NoSuchHostError, resolved
+from flowmon.sinks.transports.tcp import Tcp
+from flowmon.sinks.transports.tls import CertificateError, Tls, TlsFiles, tls_context
+from flowmon.sinks.transports.udp import Udp
 
 FILE_ERRORS = "(--ipfix-ca, -cert, -key)"
 
@@ -200,6 +192,7 @@ def test_next_address_is_tried(make: Any, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*wrong, one.getsockname()))
         transport = make(to(1, host="name"), never)
         transport.open()
+        assert transport._socket.getpeername() == one.getsockname()
         transport.close()
 
 
@@ -224,7 +217,7 @@ def silent_port() -> Iterator[int]:
 
 
 def test_tcp_connection_takes_no_longer_than_that(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "CONNECT_SECONDS", 0.1)
     with pytest.raises(GoneError, match=r"^Connection timed out$"):
         Tcp(to(silent_port), never).open()
 
@@ -525,7 +518,7 @@ def test_tls_says_that_the_collector_wants_another_certificate(
 
 
 def test_tls_without_an_answer(ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(sockets, "CONNECT_SECONDS", 0.3)
     with socket.create_server((LOCALHOST, 0)) as listener:
         transport = tls(listener.getsockname()[1], TlsFiles(ca))
         with pytest.raises(GoneError, match="no answer to the TLS handshake"):
