@@ -106,6 +106,7 @@ def test_numbers_and_templates_in_any_order(
     session, encoder = opened(profile, max(400, least(profile)))
     reader = Reader(profile.version, DOMAIN, encoder.longest)
     read(reader, session.refresh(report))
+    found = expected = 0
     for call in calls:
         if call == "refresh":
             read(reader, session.refresh(report))
@@ -117,7 +118,10 @@ def test_numbers_and_templates_in_any_order(
                 cut = len(block) // 2
                 session.stamp(block, 0, cut)
                 session.stamp(block, cut, len(block))
-                read(reader, messages(block.content, block.ends))
+                expected += int(block.records.sum())
+                read_now = read(reader, messages(block.content, block.ends))
+                found += sum(len(message.flows) for message in read_now)
+    assert found == expected
 
 
 @pytest.mark.parametrize("before", [2**32 - 1, 2**32 - 20, 2**32 - 60])
