@@ -1,6 +1,7 @@
 """What a packet of an existing flow costs: nanoseconds by BPF_PROG_TEST_RUN, less an empty program.
 
-With --against COMMIT the programs of that commit run in turn with these, and ratios are printed.
+With --against COMMIT the programs of that commit run in turn with these, and ratios are printed. The deny-list
+and the guard are off, but for the last rows, whose ratio is to the same packet without them.
 
     bench/per_packet.py [--against COMMIT] [--rounds N] [--json FILE]
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
+from flowmon import abi
 from flowmon.kernel import libbpf
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -45,10 +48,17 @@ PACKETS: dict[str, Packet] = {
 }
 
 
-class Program:
-    """The program for ingress on Ethernet of a built object, loaded for as long as this process lives."""
+BLOCKING = ("TCP/IPv4 ACK", "TCP/IPv6 ACK")  # measured with the deny-list and the guard as well
+DENIED = 10_000  # prefixes of the list, none of them the packet's
 
-    def __init__(self, path: Path) -> None:
+
+class Program:
+    """The program for ingress on Ethernet of a built object, loaded for as long as this process lives.
+
+    deny, guard_ports: as in the settings. denied: prefixes on the list.
+    """
+
+    def __init__(self, path: Path, deny: int = 0, guard_ports: int = 0, denied: int = 0) -> None:
         lib = libbpf.library()
         said: list[str] = []
         libbpf.set_print(said.append)
@@ -57,10 +67,26 @@ class Program:
         size = ctypes.c_size_t()
         values = lib.bpf_map__initial_value(settings, ctypes.byref(size))
         in_use = np.array([0, 1], "u4")  # time_source, plain_unlock; whatever follows stays off
+        if deny or guard_ports:
+            chosen = {"plain_unlock": 1, "deny": deny, "guard_ports": guard_ports, "guard_window_s": 60}
+            in_use = np.array([tuple(chosen.get(name, 0) for name in abi.SETTINGS.names or ())], abi.SETTINGS)
         ctypes.memmove(values, in_use.ctypes.data, in_use.nbytes)
         if lib.bpf_object__load(handle) < 0:
             sys.exit(f"{path} cannot be loaded: {said[-1][-300:] if said else ''}")
         self.fd = lib.bpf_program__fd(lib.bpf_object__find_program_by_name(handle, b"ingress_ethernet"))
+        if denied:
+            _fill(lib.bpf_map__fd(lib.bpf_object__find_map_by_name(handle, b"deny")), denied)
+
+
+def _fill(deny_map: int, denied: int) -> None:
+    """Blocks so many addresses of 10.0.0.0/8."""
+    key, value = np.zeros(1, abi.DENY_KEY), np.zeros(1, abi.DENY_ENTRY)
+    key["prefix_length"] = value["prefix_length"] = 128
+    value["kind"] = abi.DenyKind.DROP
+    for number in range(denied):
+        address = b"\0" * 10 + b"\xff\xff" + (10 << 24 | number * 1021).to_bytes(4)
+        key["address"] = np.frombuffer(address, "u1")
+        libbpf.update(deny_map, key, value)
 
 
 class EmptyProgram:
@@ -119,13 +145,28 @@ def main() -> None:
         for name, packet in PACKETS.items():
             runs = {key: (lambda fd=fd, packet=packet: nanoseconds(fd, packet)) for key, fd in fds.items()}
             table[name] = measure(runs, options.rounds)
-    print(f"{'ns a packet, less the empty program':<36}{'median':>8}{'least':>8}{'most':>8}", end="")
-    print(f"{'before':>8}{'ratio':>8}" if options.against else "")
+        blocking = {
+            "an empty deny-list": Program(OBJECT, deny=1).fd,
+            f"{DENIED:,} prefixes": Program(OBJECT, deny=1, denied=DENIED).fd,
+            "a guard": Program(OBJECT, guard_ports=20).fd,
+        }
+        for name, (how, fd) in product(BLOCKING, blocking.items()):
+            packet = PACKETS[name]
+            table[f"{name}, {how}"] = measure(
+                {
+                    "empty": lambda packet=packet: nanoseconds(fds["empty"], packet),
+                    "now": lambda fd=fd, packet=packet: nanoseconds(fd, packet),
+                    "before": lambda packet=packet: nanoseconds(fds["now"], packet),
+                },
+                options.rounds,
+            )
+    print(f"{'ns a packet, less the empty program':<44}{'median':>8}{'least':>8}{'most':>8}", end="")
+    print(f"{'before':>8}{'ratio':>8}")
     for name, found in table.items():
         empty = statistics.median(found["empty"])
         now = sorted(value - empty for value in found["now"])
-        print(f"{name:<36}{statistics.median(now):>8.1f}{now[0]:>8.1f}{now[-1]:>8.1f}", end="")
-        if options.against:
+        print(f"{name:<44}{statistics.median(now):>8.1f}{now[0]:>8.1f}{now[-1]:>8.1f}", end="")
+        if "before" in found:
             before = [value - empty for value in found["before"]]
             ratio = statistics.median(a / b for a, b in zip(_less(found["now"], empty), before, strict=True))
             print(f"{statistics.median(before):>8.1f}{ratio:>8.3f}", end="")

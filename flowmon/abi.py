@@ -10,12 +10,14 @@ from enum import IntEnum
 
 import numpy as np
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 SIZE_BINS = 6
 TTL_BINS = 10
 TAKE_BATCH = 4096
 NO_WINDOW_SCALE = 255
+TCP = 6
+SYN = 2  # of tcpControlBits
 
 
 class Direction(IntEnum):
@@ -64,6 +66,15 @@ class Tunnel(IntEnum):
     VXLAN = 6
     GENEVE = 7
     GTP_U = 8
+
+
+class DenyKind(IntEnum):
+    """What an entry of the deny-list means."""
+
+    NONE = 0
+    DROP = 1
+    DRY_RUN = 2
+    NEVER = 3
 
 
 class TimeSource(IntEnum):
@@ -159,6 +170,8 @@ FLOW_COUNTERS = np.dtype(
         ("tunnel_vlan_id", "u2"),
         ("tunnel_customer_vlan_id", "u2"),
         ("padding3", "u1", 2),
+        ("dropped_packets", "u8"),
+        ("dropped_octets", "u8"),
         ("late_packets", "u8"),
         ("late_octets", "u8"),
         ("late_layer2_octets", "u8"),
@@ -179,6 +192,8 @@ INTERFACE_TOTALS = np.dtype(
         ("insertions_failed", "u8"),
         ("late_packets", "u8"),
         ("orphan_fragments", "u8"),
+        ("dropped_packets", "u8"),
+        ("dropped_octets", "u8"),
         ("ignored_packets", "u8", len(Ignored)),
         ("ignored_octets", "u8", len(Ignored)),
     ]
@@ -199,6 +214,10 @@ LOADED_INFO = np.dtype(
         ("owner_pid", "u4"),
         ("decap", "u4"),
         ("loaded_mono_ns", "u8"),
+        ("deny", "u4"),
+        ("guard_ports", "u4"),
+        ("guard_window_s", "u4"),
+        ("guard_block_s", "u4"),
     ]
 )
 
@@ -218,6 +237,54 @@ CAPTURED_PACKET = np.dtype(
 
 REPLAY_STATE = np.dtype([("cursor", "u8"), ("failed", "u8"), ("place", "u8")])
 
-SETTINGS = np.dtype([("time_source", "u4"), ("plain_unlock", "u4"), ("decap", "u4")])
+SETTINGS = np.dtype(
+    [
+        ("time_source", "u4"),
+        ("plain_unlock", "u4"),
+        ("decap", "u4"),
+        ("deny", "u4"),
+        ("guard_ports", "u4"),
+        ("guard_window_s", "u4"),
+        ("guard_block_s", "u4"),
+    ]
+)
+
+DENY_REASON_MOST = 80
+
+DENY_KEY = np.dtype([("prefix_length", "u4"), ("address", "u1", 16)])
+
+DENY_ENTRY = np.dtype(
+    [
+        ("packets", "u8"),
+        ("octets", "u8"),
+        ("made_mono_ns", "u8"),
+        ("expires_mono_ns", "u8"),
+        ("prefix_length", "u4"),
+        ("kind", "u4"),
+        ("reason", "u1", DENY_REASON_MOST),
+    ]
+)
+
+GUARD_PORTS_MOST = 64
+
+GUARD_SOURCE = np.dtype([("address", "u1", 16)])
+
+GUARD_ENTRY = np.dtype(
+    [
+        ("lock", "u8"),
+        ("last_seen_mono_ns", "u8"),
+        ("blocked_mono_ns", "u8"),
+        ("packets", "u8"),
+        ("octets", "u8"),
+        ("blocks", "u4"),
+        ("trigger_port", "u4"),
+        ("taken", "u4"),
+        ("room", "u4"),
+        ("seen_mono_ns", "u8", GUARD_PORTS_MOST),
+        ("ports", "u2", GUARD_PORTS_MOST),
+    ]
+)
+
+GUARD_BOOKS = np.dtype([("blocks", "u8"), ("packets", "u8"), ("octets", "u8")])
 
 ATTACHMENT = np.dtype([("directions", "u4"), ("made_clsact", "u4")])

@@ -40,6 +40,7 @@ class EndReason(IntEnum):
 
 
 AGED_NS = 1 * NS  # silent for so long: the first to go for lack of room
+FEW_PACKETS = 3
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def _relieve(reasons: Array, blank: Array, silent: Array, packets: Array, group:
     """Ends more for lack of room, step by step, until `excess` entries are to go.
 
     First single packets that were silent for a second, then all that were, then
-    everything.
+    what has few packets (a flood's attempts and the answers to them), then everything.
     """
     entries = np.bincount(group, minlength=len(reasons))
     aged = silent >= AGED_NS
-    steps = (blank, aged & (packets == 1), aged, np.ones(len(reasons), bool))
+    steps = (blank, aged & (packets == 1), aged, packets <= FEW_PACKETS, np.ones(len(reasons), bool))
     for step in steps:
         going = (reasons != EndReason.GOES_ON) & (reasons != EndReason.ACTIVE)
         if entries[going].sum() >= excess:

@@ -10,9 +10,9 @@ import fcntl
 import logging
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -78,6 +78,10 @@ def load(pin_set: PinSet, options: loader.LoadOptions, where: Where) -> Work:
         loaded = loader.ensure_loaded(pin_set, options)
         if not loaded:
             _check_same(pin_set, options)
+            known = loader.loaded_options(pin_set)
+            _change(
+                pin_set, replace(known, deny=known.deny or options.deny, guard=options.guard or known.guard)
+            )
         with attachments(pin_set, netlink) as attached:
             new: list[Interface] = []
             try:
@@ -106,6 +110,30 @@ def _take_over(pin_set: PinSet, work: Work) -> None:
         work.attached = [interface for interface, _ in attached_interfaces(pin_set)]
         info["owner_pid"] = os.getpid()
         loader.write_loaded_info(pin_set, info)
+
+
+def change(pin_set: PinSet, denies: Callable[[], bool]) -> bool:
+    """Has the programs look at the deny-list, or not; whether that is a change. Asked under the lock.
+
+    Programs of other settings take the place of those attached, without a gap.
+    """
+    loader.require_root()
+    with pins.changing():
+        return _change(pin_set, replace(loader.loaded_options(pin_set), deny=denies()))
+
+
+def _change(pin_set: PinSet, options: loader.LoadOptions) -> bool:
+    if options == loader.loaded_options(pin_set):
+        return False
+    if not pin_set.has_programs():  # after an unload: for the next load
+        loader.note(pin_set, options)
+        return True
+    loader.change(pin_set, options)
+    with IPRoute() as netlink, attachments(pin_set, netlink) as attached:
+        for interface in net.interfaces(netlink):
+            attached.renew(interface)
+    loader.note(pin_set, options)
+    return True
 
 
 def unload(pin_set: PinSet, names: tuple[str, ...] = ()) -> list[str]:
@@ -242,7 +270,8 @@ class Follower:
         self._names.update({interface.index: interface.name for interface in known})
         self._descriptions = {interface.index: interface.description for interface in known}
         directions = _followed(self._pin_set)
-        with attachments(self._pin_set, self._netlink) as attached:
+        # Nobody exchanges the programs meanwhile.
+        with pins.changing(), attachments(self._pin_set, self._netlink) as attached:
             present = {interface.index for interface in known}
             for index in attached.recorded():
                 if index not in present:

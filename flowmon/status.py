@@ -20,6 +20,7 @@ def status(pin_set: PinSet) -> dict[str, Any]:
     finally:
         table.close()
     info = loader.read_loaded_info(pin_set)[0]
+    options = loader.loaded_options(pin_set)
     return {
         "table": str(pin_set.table_path),
         "loaded": pin_set.has_programs(),
@@ -34,6 +35,8 @@ def status(pin_set: PinSet) -> dict[str, Any]:
             }
             for interface, hooks in attached_interfaces(pin_set)
         ],
+        "deny_list": options.deny,
+        "guard_ports": options.guard.ports if options.guard else 0,
         "max_flows": table.max_flows,
         "table_bytes": loader.table_bytes(pin_set),
         "books": books_as_dict(books),
@@ -69,6 +72,9 @@ def print_status(found: dict[str, Any]) -> None:
     following = " and those that appear" if found["follows_new_interfaces"] else ""
     names = [f"{i['name']} ({'+'.join(i['directions'])})" for i in found["interfaces"]]
     console.print(f"attached   {', '.join(names) or 'nowhere'}{following}")
+    guard = f"guard above {found['guard_ports']} ports" if found["guard_ports"] else ""
+    blocking = ", ".join(filter(None, ("deny-list" if found["deny_list"] else "", guard)))
+    console.print(f"blocking   {blocking or 'off'}{' (flowmon blocked)' if blocking else ''}")
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("the books")
@@ -104,6 +110,9 @@ def _book_rows(books: dict[str, Any]) -> list[tuple[str, ...]]:
     if books["orphan_fragments"]:
         label = "of the counted, fragments with ports 0: their first was not seen"
         rows.append(row(label, books["orphan_fragments"], None, None))
+    if books["dropped_packets"]:
+        label = "of the seen, dropped (deny-list, guard)"
+        rows.append(row(label, books["dropped_packets"], books["dropped_octets"], None))
     if books["insertions_failed"]:
         rows.append(row("insertions failed", None, None, books["insertions_failed"]))
     return rows

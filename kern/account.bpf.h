@@ -2,8 +2,11 @@
 /*
  * From a struct packet to the table.  Rules:
  *
- * - One entry a key.  Whoever misses it inserts a blank one; who loses that race
- *   finds the winner's.
+ * - One entry a key.  Whoever misses it inserts one with the packet counted in it;
+ *   who loses that race finds the winner's.
+ * - A look-up marks an entry as used, and an LRU map evicts what is not.  So a new
+ *   entry is not looked up: a flood of single packets evicts itself, not the
+ *   flows that go on.
  * - An entry changes under its lock only, so that no count is lost between CPUs
  *   and all fields are of the same packets.  A lock costs one atomic operation;
  *   atomic counters would cost one each.  (An LRU map takes no bpf_spin_lock.)
@@ -173,6 +176,10 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	counters->packets += packet->segments;
 	counters->octets += packet->wire_ip_octets;
 	counters->layer2_octets += packet->wire_layer2_octets;
+	if (is_dropped(packet)) {
+		counters->dropped_packets += packet->segments;
+		counters->dropped_octets += packet->wire_ip_octets;
+	}
 	account_sizes(counters, packet);
 	account_ttl(counters, packet);
 	if (packet->ipv4_options | packet->ipv6_extension_headers) {
@@ -184,19 +191,15 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	return begins;
 }
 
-static __always_inline struct flow_counters *find_or_insert(struct packet *packet)
+/* Counters for a flow that has no entry: nobody else sees them before they are inserted. */
+static __always_inline struct flow_counters *fresh_counters(void)
 {
-	struct flow_key *key = &packet->key;
-	struct flow_counters *counters = map_lookup(flows, key);
-	struct flow_counters *start;
 	__u32 zero = 0;
+	struct flow_counters *counters = map_lookup(fresh, &zero);
 
 	if (counters)
-		return counters;
-	start = map_lookup(blank, &zero);
-	if (start && map_insert(flows, key, start) == 0)
-		packet->entries_made++;
-	return map_lookup(flows, key);
+		__builtin_memset(counters, 0, sizeof(*counters));
+	return counters;
 }
 
 /*
@@ -221,9 +224,12 @@ static __always_inline __u32 account(struct packet *packet, int *begins)
 	__u32 why = IGNORED_TABLE_FULL;
 
 	for (int try = 0; try < ENTRY_TRIES; try++) {
-		struct flow_counters *counters = find_or_insert(packet);
+		struct flow_counters *counters = map_lookup(flows, &packet->key);
 		struct other_side other = {};
+		int is_new = !counters;
 
+		if (is_new)
+			counters = fresh_counters();
 		if (!counters)
 			continue;
 		if (packet->key.protocol == IPPROTO_TCP && !packet->unread) {
@@ -231,6 +237,14 @@ static __always_inline __u32 account(struct packet *packet, int *begins)
 				look_at_other_side(&packet->key, counters, &other);
 			if ((packet->tcp_control_bits & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
 				settle_window_scale(&packet->key, packet);
+		}
+		if (is_new) {
+			*begins = account_packet(counters, packet, &other);
+			if (map_insert(flows, &packet->key, counters) == 0) {
+				packet->entries_made++;
+				return COUNTED;
+			}
+			continue;
 		}
 		if (!lock_counters(counters))
 			return account_late(counters, packet);

@@ -28,6 +28,7 @@
 	BPF_F_TABLE(map_type, key_type, value_type, name, entries, flags)
 #define MAP_LRU_HASH "lru_hash"
 #define MAP_HASH "hash"
+#define MAP_LPM_TRIE "lpm_trie"
 #define MAP_PERCPU_HASH "percpu_hash"
 #define MAP_PERCPU_ARRAY "percpu_array"
 #define MAP_ARRAY "array"
@@ -63,6 +64,7 @@
 #define PRIVATE_MAP MAP
 #define MAP_LRU_HASH BPF_MAP_TYPE_LRU_HASH
 #define MAP_HASH BPF_MAP_TYPE_HASH
+#define MAP_LPM_TRIE BPF_MAP_TYPE_LPM_TRIE
 #define MAP_PERCPU_HASH BPF_MAP_TYPE_PERCPU_HASH
 #define MAP_PERCPU_ARRAY BPF_MAP_TYPE_PERCPU_ARRAY
 #define MAP_ARRAY BPF_MAP_TYPE_ARRAY

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The programs.  A packet walks so, and always goes on as if we were not there:
+ * The programs.  A packet walks so, and goes on as if we were not there, unless
+ * its source is denied:
  *
  *   skb ── parse ──▶ struct packet ── account ──▶ entry of `flows`
  *            │                          │
@@ -35,6 +36,10 @@ static __always_inline void add_to_totals(const struct packet *packet, __u32 out
 	point->seen_packets += packet->segments;
 	point->seen_octets += packet->wire_layer2_octets;
 	point->entries_made += packet->entries_made;
+	if (is_dropped(packet)) {
+		point->dropped_packets += packet->segments;
+		point->dropped_octets += packet->wire_layer2_octets;
+	}
 	if (outcome == COUNTED) {
 		point->counted_packets += packet->segments;
 		point->counted_octets += packet->wire_layer2_octets;
@@ -98,7 +103,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int ha
 		packet->wire_layer2_octets = packet->buffer_length;
 	}
 	add_to_totals(packet, outcome, begins);
-	return TC_ACT_UNSPEC;
+	return is_dropped(packet) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 PROGRAM(ingress_ethernet)(struct __sk_buff *skb)

@@ -11,7 +11,7 @@
 #ifndef FLOWMON_H
 #define FLOWMON_H
 
-#define FLOWMON_ABI_VERSION 3
+#define FLOWMON_ABI_VERSION 4
 
 #define FLOWMON_SIZE_BINS 6
 #define FLOWMON_TTL_BINS 10
@@ -124,6 +124,8 @@ struct flow_counters {
 	__u16 tunnel_vlan_id; /* of the frame outside */
 	__u16 tunnel_customer_vlan_id;
 	__u8 padding3[2];
+	__u64 dropped_packets; /* of the packets, those that the deny-list or the guard dropped */
+	__u64 dropped_octets; /* IP */
 
 	/* Of packets that could not have the lock: added atomically, apart from all the rest. */
 	__u64 late_packets;
@@ -131,7 +133,7 @@ struct flow_counters {
 	__u64 late_layer2_octets;
 	__u64 late_tcp_control_bits;
 };
-_Static_assert(sizeof(struct flow_counters) == 440, "flow_counters is 440 bytes without holes");
+_Static_assert(sizeof(struct flow_counters) == 456, "flow_counters is 456 bytes without holes");
 
 enum tunnel_type {
 	TUNNEL_NONE = 0,
@@ -180,6 +182,8 @@ struct interface_totals {
 	__u64 insertions_failed;
 	__u64 late_packets; /* counted in packets, octets and flags only: the entry was locked */
 	__u64 orphan_fragments; /* counted with ports 0: their first fragment was not seen before them */
+	__u64 dropped_packets; /* seen, counted or ignored, and dropped by the deny-list or the guard */
+	__u64 dropped_octets;
 	__u64 ignored_packets[IGNORED_REASONS];
 	__u64 ignored_octets[IGNORED_REASONS];
 };
@@ -208,6 +212,10 @@ struct loaded_info {
 	__u32 owner_pid; /* who takes it all away when it ends; 0 = nobody, it stays */
 	__u32 decap; /* flows are those inside tunnels */
 	__u64 loaded_mono_ns;
+	__u32 deny; /* as in the settings, these four */
+	__u32 guard_ports;
+	__u32 guard_window_s;
+	__u32 guard_block_s;
 };
 
 /* What we did to an interface, so that exactly that can be undone. */
@@ -221,6 +229,65 @@ struct settings {
 	__u32 time_source; /* enum time_source */
 	__u32 plain_unlock; /* the CPU keeps stores in order */
 	__u32 decap;
+	__u32 deny; /* the deny-list is looked at */
+	__u32 guard_ports; /* so many distinct ports of its SYNs has a source free; 0: no guard */
+	__u32 guard_window_s; /* in that time */
+	__u32 guard_block_s; /* what goes beyond is dropped for so long */
+};
+
+/* Whose packets are dropped on ingress, by prefix of the source address. */
+struct deny_key {
+	__u32 prefix_length; /* of the 128 bits: an IPv4 /24 is 120 */
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+enum deny_kind {
+	DENY_NONE = 0,
+	DENY_DROP = 1,
+	DENY_DRY_RUN = 2, /* counted as if they were dropped */
+	DENY_NEVER = 3, /* may not be blocked, by nobody */
+};
+
+#define DENY_REASON_MOST 80
+
+struct deny_entry {
+	__u64 packets; /* that met it */
+	__u64 octets; /* layer 2, as they came in: of packets merged by GRO the headers once */
+	__u64 made_mono_ns;
+	__u64 expires_mono_ns; /* 0 = never */
+	__u32 prefix_length; /* as in the key */
+	__u32 kind; /* enum deny_kind */
+	__u8 reason[DENY_REASON_MOST]; /* text, UTF-8 */
+};
+_Static_assert(sizeof(struct deny_entry) == 120, "deny_entry is 120 bytes without holes");
+
+#define GUARD_PORTS_MOST 64
+
+struct guard_source {
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+/* The ports that a source sent SYNs to, and whether it is blocked for that. */
+struct guard_entry {
+	__u64 lock; /* enum flow_lock */
+	__u64 last_seen_mono_ns; /* its latest SYN */
+	__u64 blocked_mono_ns; /* since when; 0 = it is not */
+	__u64 packets; /* dropped */
+	__u64 octets; /* as above */
+	__u32 blocks; /* how often it was blocked */
+	__u32 trigger_port; /* the port that was one too many */
+	__u32 taken; /* of the ports below; these two are of the SYN in hand */
+	__u32 room; /* where one is free */
+	__u64 seen_mono_ns[GUARD_PORTS_MOST]; /* the latest SYN to each; 0 = free */
+	__u16 ports[GUARD_PORTS_MOST];
+};
+_Static_assert(sizeof(struct guard_entry) == 696, "guard_entry is 696 bytes without holes");
+
+/* How often the guard blocked a source. */
+struct guard_books {
+	__u64 blocks;
+	__u64 packets; /* dropped */
+	__u64 octets;
 };
 
 enum time_source {

@@ -11,6 +11,10 @@
 #define MAX_POINTS 4096 /* interfaces times directions with totals of their own */
 #define MAX_FRAGMENTED 4096 /* fragmented datagrams under way */
 #define TAKE_BATCH 4096
+#define MAX_DENIED 65536
+#ifndef MAX_GUARDED
+#define MAX_GUARDED 1
+#endif
 #ifndef REPLAY_BATCH
 #define REPLAY_BATCH 1
 #endif
@@ -18,8 +22,8 @@
 /* THE flow table. */
 MAP(MAP_LRU_HASH, flows, struct flow_key, struct flow_counters, MAX_FLOWS, 0);
 
-/* One element, all zero: what a new entry starts from (too large for the stack). */
-MAP(MAP_ARRAY, blank, __u32, struct flow_counters, 1, 0);
+/* What a new entry is made in (too large for the stack). */
+PRIVATE_MAP(MAP_PERCPU_ARRAY, fresh, __u32, struct flow_counters, 1, 0);
 
 MAP(MAP_PERCPU_HASH, totals, struct totals_key, struct interface_totals, MAX_POINTS, 0);
 MAP(MAP_ARRAY, blank_totals, __u32, struct interface_totals, 1, 0);
@@ -72,6 +76,12 @@ struct tunnel_scratch {
 PRIVATE_MAP(MAP_PERCPU_ARRAY, packets, __u32, struct packet, 1, 0); /* the one in hand: see new_packet() */
 #endif
 PRIVATE_MAP(MAP_PERCPU_ARRAY, tunnel_scratch, __u32, struct tunnel_scratch, 1, 0);
+
+/* The deny-list, with what may never be on it; and the guard's registry, of size 1 where there is no guard. */
+MAP(MAP_LPM_TRIE, deny, struct deny_key, struct deny_entry, MAX_DENIED, BPF_F_NO_PREALLOC);
+MAP(MAP_LRU_HASH, guard, struct guard_source, struct guard_entry, MAX_GUARDED, 0);
+MAP(MAP_ARRAY, blank_guard, __u32, struct guard_entry, 1, 0);
+MAP(MAP_PERCPU_ARRAY, guard_books, __u32, struct guard_books, 1, 0);
 
 /* How the collector takes flows out: requests in, counters out, read in place. */
 MAP(MAP_ARRAY, take_requests, __u32, struct take_request, TAKE_BATCH, BPF_F_MMAPABLE);

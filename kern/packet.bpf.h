@@ -54,9 +54,16 @@ struct packet {
 	__u8 late; /* counted without the lock */
 	__u8 entries_made;
 	__u8 window_refused; /* the other SYN came without a window scale */
-	__u8 padding;
+	__u8 verdict; /* enum verdict */
 };
 _Static_assert(sizeof(struct packet) % 8 == 0, "handed to functions whole: no byte undefined");
+
+/* What the deny-list and the guard say of the packet's source. */
+enum verdict {
+	VERDICT_NONE,
+	VERDICT_NEVER, /* may not be blocked */
+	VERDICT_DROP,
+};
 
 enum fragment {
 	FRAGMENT_NONE,

@@ -7,6 +7,8 @@
  *                      ▲                 │
  *                      └─ tunnel.bpf.h ◀─┘
  *
+ * The deny-list and the guard (deny.bpf.h) look at the outermost IP packet.
+ *
  * A super-packet (GSO, GRO) counts as the packets it is on the wire, each but
  * the last of gso_size payload, each with the headers repeated.
  */
@@ -19,6 +21,7 @@
 #include "transport.bpf.h"
 #include "fragments.bpf.h"
 #include "tunnel.bpf.h"
+#include "deny.bpf.h"
 
 /* Packets on the wire of a buffer with `payload` bytes to be segmented. */
 static __always_inline __u32 wire_segments(struct __sk_buff *skb, __u32 payload)
@@ -77,10 +80,17 @@ static __always_inline __u32 parse(struct __sk_buff *skb, struct packet *packet,
 	}
 	if (why == PARSED)
 		why = parse_network(skb, packet);
+	/* Whatever is wrong behind its addresses, who sent it is known. */
+	if (packet->key.ip_version && may_block(packet)) {
+		packet->segments = skb->gso_segs ? skb->gso_segs : 1;
+		look_up_source(packet);
+	}
 	if (why == PARSED)
 		why = parse_transport(skb, packet);
 	if (why != PARSED)
 		return why;
+	if (SETTING(guard_ports) && packet->verdict == VERDICT_NONE && is_guarded(packet))
+		guard_ports(packet);
 	if (packet->fragment)
 		settle_fragment(packet, now_ns(skb));
 	if ((SETTING(decap) || skb->gso_segs > 1) && leads_to_tunnel(packet))

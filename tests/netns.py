@@ -179,21 +179,28 @@ class Monitor:
             text=True,
         )
         self.said = ""
+        self.pid = self._process.pid
+        self._first = ""
         while "collecting from" not in (line := self._process.stderr.readline()):
             assert line, "flowmon ended before it began"
+            self._first += line
 
     def stop(self, number: int = signal.SIGINT) -> list[dict[str, Any]]:
         """The records that it printed as JSON lines."""
         self._process.send_signal(number)
-        output, self.said = self._process.communicate(timeout=60)
+        output, rest = self._process.communicate(timeout=60)
+        self.said = self._first + rest
         assert self._process.returncode == 0, self.said
         return [json.loads(line) for line in output.splitlines()]
 
     def fail(self) -> str:
-        """What it said when it was ended and did not succeed."""
-        self._process.send_signal(signal.SIGTERM)
-        _, self.said = self._process.communicate(timeout=60)
-        assert self._process.returncode == 1
+        """What it said when it ended, by itself or when it was told to, and did not succeed."""
+        try:
+            _, self.said = self._process.communicate(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGTERM)
+            _, self.said = self._process.communicate(timeout=60)
+        assert self._process.returncode == 1, self.said
         return self.said
 
     def kill(self) -> None:

@@ -28,6 +28,11 @@ STRUCTS = {
     "captured_packet": abi.CAPTURED_PACKET,
     "replay_state": abi.REPLAY_STATE,
     "settings": abi.SETTINGS,
+    "deny_key": abi.DENY_KEY,
+    "deny_entry": abi.DENY_ENTRY,
+    "guard_source": abi.GUARD_SOURCE,
+    "guard_entry": abi.GUARD_ENTRY,
+    "guard_books": abi.GUARD_BOOKS,
 }
 
 # The enum in C, what its names begin with, and one that counts the others.
@@ -38,6 +43,7 @@ ENUMS = {
     abi.Ignored: ("ignored_reason", "IGNORED_", "IGNORED_REASONS"),
     abi.Tunnel: ("tunnel_type", "TUNNEL_", None),
     abi.TimeSource: ("time_source", "TIME_", None),
+    abi.DenyKind: ("deny_kind", "DENY_", None),
 }
 
 CONSTANTS = {
@@ -46,6 +52,8 @@ CONSTANTS = {
     "FLOWMON_TTL_BINS": abi.TTL_BINS,
     "CAPTURED_MOST": abi.CAPTURED_MOST,
     "TCP_NO_WINDOW_SCALE": abi.NO_WINDOW_SCALE,
+    "DENY_REASON_MOST": abi.DENY_REASON_MOST,
+    "GUARD_PORTS_MOST": abi.GUARD_PORTS_MOST,
 }
 
 

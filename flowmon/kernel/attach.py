@@ -6,6 +6,7 @@ Rules:
   killed process left is found as well.
 - A clsact qdisc is added only where there is none, and deleted only where we
   added it and nobody's filter is left on it.
+- Other programs take the place of ours in one step: no packet passes between the two.
 - Qdiscs and filters of others are never replaced, changed or deleted. Ours goes
   first (priority 1) where that place is free, to see what a later filter drops.
 """
@@ -178,6 +179,21 @@ class Attachments:
         libbpf.delete(self._map, np.array([ifindex], "u4"))
         return bool(ours)
 
+    def renew(self, interface: Interface) -> bool:
+        """Puts the programs that are pinned now in place of those attached, without a gap; whether any was there."""
+        try:
+            ours = [f for f in filters(self._netlink, interface.index) if f.is_of(self._pin_set)]
+            for filter_ in ours:
+                place = (interface, filter_.direction, filter_.priority)
+                self._put("replace-filter", *place, handle=filter_.handle)
+        except NetlinkError as error:
+            if error.code in (errno.ENODEV, errno.ENOENT):  # it went away meanwhile
+                return False
+            raise KernelError(
+                f"{interface.name}: the kernel refuses the TC filter: {os.strerror(error.code)}"
+            ) from None
+        return bool(ours)
+
     def _give_up_clsact(self, ifindex: int) -> None:
         """Deletes the clsact that we made, or leaves that to another table's flowmon that is still on it."""
         left = filters(self._netlink, ifindex)
@@ -195,6 +211,14 @@ class Attachments:
     def recorded(self) -> list[int]:
         """The ifindexes that we noted; an interface that vanished may be among them."""
         return [int(index) for index in libbpf.keys(self._map, np.dtype("u4"))]
+
+    def noted_hooks(self) -> dict[int, list[Direction]]:
+        """The hooks that we attached to by ifindex, whether or not somebody took the programs off since."""
+        noted = {index: int(self._record(index)["directions"][0]) for index in self.recorded()}
+        return {
+            index: [direction for direction in Direction if directions & 1 << direction]
+            for index, directions in noted.items()
+        }
 
     def forget(self, ifindex: int) -> None:
         """Drops the note of an interface that vanished (its filters went with it)."""
@@ -223,31 +247,35 @@ class Attachments:
         return True
 
     def _add_filter(self, interface: Interface, direction: Direction) -> None:
-        program = self._programs[direction, interface.has_ethernet]
-        fd = self._pin_set.open_program(program)
+        for priority in range(FIRST_PRIORITY, FIRST_PRIORITY + PRIORITIES_TRIED):
+            try:
+                self._put("add-filter", interface, direction, priority, handle=FILTER_HANDLE)
+                return
+            except NetlinkError as error:
+                # Another kind of filter, or another protocol, holds this priority.
+                if error.code not in (errno.EINVAL, errno.EEXIST):
+                    raise
+        raise KernelError(
+            f"{interface.name} {direction.name.lower()}: the TC priorities"
+            f" {FIRST_PRIORITY} to {FIRST_PRIORITY + PRIORITIES_TRIED - 1} are all taken by others"
+        )
+
+    def _put(
+        self, command: str, interface: Interface, direction: Direction, priority: int, handle: int
+    ) -> None:
+        fd = self._pin_set.open_program(self._programs[direction, interface.has_ethernet])
         try:
-            for priority in range(FIRST_PRIORITY, FIRST_PRIORITY + PRIORITIES_TRIED):
-                try:
-                    self._netlink.tc(
-                        "add-filter",
-                        "bpf",
-                        index=interface.index,
-                        handle=FILTER_HANDLE,
-                        parent=PARENT[direction],
-                        prio=priority,
-                        protocol=ETH_P_ALL,
-                        fd=fd,
-                        name=filter_name(self._pin_set),
-                        flags=1,  # TCA_BPF_FLAG_ACT_DIRECT: the program's return value is the verdict
-                    )
-                    return
-                except NetlinkError as error:
-                    # Another kind of filter, or another protocol, holds this priority.
-                    if error.code not in (errno.EINVAL, errno.EEXIST):
-                        raise
-            raise KernelError(
-                f"{interface.name} {direction.name.lower()}: the TC priorities"
-                f" {FIRST_PRIORITY} to {FIRST_PRIORITY + PRIORITIES_TRIED - 1} are all taken by others"
+            self._netlink.tc(
+                command,
+                "bpf",
+                index=interface.index,
+                handle=handle,
+                parent=PARENT[direction],
+                prio=priority,
+                protocol=ETH_P_ALL,
+                fd=fd,
+                name=filter_name(self._pin_set),
+                flags=1,  # TCA_BPF_FLAG_ACT_DIRECT: the program's return value is the verdict
             )
         finally:
             os.close(fd)

@@ -35,11 +35,13 @@ FLOW_STATE = np.dtype(
         ("tcp_closing", "u1"),
     ]
 )
+# What analysers look at besides.
+WATCHED_STATE = np.dtype([*FLOW_STATE.descr, ("tcp_control_bits", "u2"), ("syn_packets", "u8")])
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The table at one time: `keys` (FLOW_KEY) and `states` (FLOW_STATE), in step, each key once."""
+    """The table at one time: `keys` (FLOW_KEY) and `states` (FLOW_STATE or WATCHED_STATE), in step, each key once."""
 
     keys: Array
     states: Array
@@ -55,6 +57,7 @@ class Books:
     Packets are on the wire, octets layer 2. `resident_*` is in the table now.
     `late_packets` are counted ones, but in packets, octets and flags only;
     `orphan_fragments` are counted with ports 0, their first fragment was not seen.
+    `dropped_*` are seen ones that the deny-list or the guard dropped.
     """
 
     seen_packets: int
@@ -67,6 +70,8 @@ class Books:
     insertions_failed: int
     late_packets: int
     orphan_fragments: int
+    dropped_packets: int
+    dropped_octets: int
     taken_flows: int
     taken_packets: int
     taken_octets: int
@@ -91,9 +96,13 @@ class Books:
 
 
 class FlowTable:
-    """An open flow table with its companions. Close it after use."""
+    """An open flow table with its companions. Close it after use.
 
-    def __init__(self, source: MapSource) -> None:
+    state: what a snapshot reads of each entry, FLOW_STATE or WATCHED_STATE.
+    """
+
+    def __init__(self, source: MapSource, state: np.dtype[Any] = FLOW_STATE) -> None:
+        self._state = state
         self._flows = source.open_map("flows")
         self._totals = source.open_map("totals")
         self._take = source.open_program("take")
@@ -127,11 +136,13 @@ class FlowTable:
                 self._make_scan_buffers(2 * len(keys))
                 continue
             first = False
-            states = np.empty(count, FLOW_STATE)
-            for name in FLOW_STATE.names or ():
+            states = np.empty(count, self._state)
+            for name in self._state.names or ():
                 states[name] = counters[name][:count]
             states["packets"] += counters["late_packets"][:count]
             states["layer2_octets"] += counters["late_layer2_octets"][:count]
+            if "tcp_control_bits" in (self._state.names or ()):
+                states["tcp_control_bits"] |= counters["late_tcp_control_bits"][:count].astype("u2")
             # Late packets alone do not begin a record: it begins where the entry left off.
             begun = states["first_seen_mono_ns"]
             states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
@@ -224,6 +235,8 @@ _SUMMED = (
     "insertions_failed",
     "late_packets",
     "orphan_fragments",
+    "dropped_packets",
+    "dropped_octets",
 )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pyroute2 import IPRoute
 
+from flowmon.abi import Direction
 from flowmon.errors import ConfigError
 
 IFF_UP = 1
@@ -59,6 +60,19 @@ def interfaces(netlink: IPRoute) -> list[Interface]:
         )
         for link in netlink.get_links()
     ]
+
+
+def packets(netlink: IPRoute) -> dict[int, tuple[str, dict[Direction, int]]]:
+    """By index: name, and what the host counted so far in each direction; super-packets count once."""
+    found: dict[int, tuple[str, dict[Direction, int]]] = {}
+    for link in netlink.get_links():
+        counters = link.get("stats64") or {}
+        by_direction = {
+            Direction.INGRESS: int(counters.get("rx_packets", 0)),
+            Direction.EGRESS: int(counters.get("tx_packets", 0)),
+        }
+        found[link["index"]] = (link.get("ifname"), by_direction)
+    return found
 
 
 def interface_named(netlink: IPRoute, name: str) -> Interface:

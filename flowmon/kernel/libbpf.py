@@ -248,11 +248,12 @@ def keys(fd: int, dtype: np.dtype[Any]) -> Array:
     """All keys of a small hash map."""
     found: list[Array] = []
     current = np.zeros(1, dtype)
+    most = map_info(fd).max_entries
     result = library().bpf_map_get_next_key(fd, None, _address(current))
-    while result == 0:
+    while result == 0 and len(found) < most:  # of one that changes, the walk may begin anew
         found.append(current.copy())
         result = library().bpf_map_get_next_key(fd, _address(current), _address(current))
-    if result != -2:
+    if result not in (0, -2):
         check(result, "next key")
     return np.concatenate(found) if found else np.zeros(0, dtype)
 

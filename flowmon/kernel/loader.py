@@ -13,7 +13,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "kern"
 SOURCE = SOURCES / "flowmon.bpf.c"
 OBJECT = SOURCES / "flowmon.bpf.o"
 DEFAULT_MAX_FLOWS = 65536
+GUARDED_SOURCES = 16384  # in the guard's registry
 
 REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay")
 REPLAY_MAPS = ("replay_packets", "replay_state", "replay_target")
@@ -37,6 +38,25 @@ ALL_PROGRAMS = (*PROGRAMS, "replay")
 
 # These keep stores in order (total store order): a plain store releases a lock.
 _ORDERED_STORES = ("x86_64", "i686", "s390x")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The rule that the programs enforce by themselves: more ports than that in a window, and the source is dropped.
+
+    ports: 1 to abi.GUARD_PORTS_MOST.
+    """
+
+    ports: int
+    window_s: int = 60
+    block_s: int = 600
+
+    def settings(self) -> dict[str, int]:
+        """As the programs call them."""
+        return {"guard_ports": self.ports, "guard_window_s": self.window_s, "guard_block_s": self.block_s}
+
+
+NO_GUARD = Guard(ports=0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,8 @@ class LoadOptions:
     object_path: Path = OBJECT
     section: str = "tc"
     decap: bool = False  # flows are those inside tunnels
+    deny: bool = False  # the deny-list is looked at
+    guard: Guard | None = None
     owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
 
     def settings(self) -> dict[str, int]:
@@ -57,6 +79,8 @@ class LoadOptions:
             "time_source": int(self.time_source),
             "plain_unlock": int(platform.machine() in _ORDERED_STORES),
             "decap": int(self.decap),
+            "deny": int(self.deny),
+            **(self.guard or NO_GUARD).settings(),
         }
 
 
@@ -71,8 +95,12 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
         return False
     pins.prepare_directory(pin_set.directory)
     before = set(pin_set.directory.iterdir())
+    # Whom the list denied before an unload, it denies again.
+    denies = pin_set.map_path("loaded").exists() and loaded_options(pin_set).deny
+    options = replace(options, deny=options.deny or denies)
     try:
         loader = _choose_loader(options)
+        _discard_guard_of_another_size(pin_set, options)
         if loader is abi.Loader.LIBBPF:
             _load_with_libbpf(pin_set, options)
         else:
@@ -85,6 +113,40 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
             pin_set.remove()
         raise
     return True
+
+
+def change(pin_set: PinSet, options: LoadOptions) -> None:
+    """Loads the programs anew on the maps that are there, and pins them in place of the old.
+
+    What is attached goes on as it was until it is attached anew; then it is to be noted.
+    """
+    _discard_guard_of_another_size(pin_set, options)
+    loader = abi.Loader[options.loader.upper()]
+    if loader is abi.Loader.LIBBPF:
+        _load_with_libbpf(pin_set, options)
+    else:
+        _load_with_bcc(pin_set, options)
+
+
+def note(pin_set: PinSet, options: LoadOptions) -> None:
+    """Notes that this is how the programs were loaded."""
+    _note(pin_set, options, abi.Loader[options.loader.upper()])
+
+
+def loaded_options(pin_set: PinSet) -> LoadOptions:
+    """How that was loaded which is there. Raises KernelError where nothing is, or not yet."""
+    info = read_loaded_info(pin_set)[0]
+    if not info["loader"]:
+        raise KernelError(f"{pin_set.table_path} is being loaded at this moment: try again")
+    guard = Guard(int(info["guard_ports"]), int(info["guard_window_s"]), int(info["guard_block_s"]))
+    return LoadOptions(
+        loader=abi.Loader(int(info["loader"])).name.lower(),
+        time_source=abi.TimeSource(int(info["time_source"])),
+        decap=bool(info["decap"]),
+        deny=bool(info["deny"]),
+        guard=guard if guard.ports else None,
+        owner_pid=int(info["owner_pid"]),
+    )
 
 
 def check_loaded(pin_set: PinSet) -> None:
@@ -137,6 +199,21 @@ def _choose_loader(options: LoadOptions) -> abi.Loader:
     )
 
 
+def _guarded(options: LoadOptions) -> int:
+    return GUARDED_SOURCES if options.guard else 1
+
+
+def _discard_guard_of_another_size(pin_set: PinSet, options: LoadOptions) -> None:
+    """A guard that comes or goes takes another registry."""
+    path = pin_set.map_path("guard")
+    if path.exists():
+        fd = pin_set.open_map("guard")
+        size = libbpf.map_info(fd).max_entries
+        os.close(fd)
+        if size != _guarded(options):
+            path.unlink()
+
+
 def _reused_maps(pin_set: PinSet) -> dict[str, int]:
     """Descriptors of the maps that an earlier load left."""
     return {name: pin_set.open_map(name) for name in MAP_LAYOUTS if pin_set.map_path(name).exists()}
@@ -155,7 +232,7 @@ def _loaded_object(
         raise ConfigError(f"{options.object_path} is not a BPF object that libbpf can open: {_last(said)}")
     try:
         map_handles = {name: _find(lib.bpf_object__find_map_by_name, opened, name, options) for name in maps}
-        sizes = {"flows": options.max_flows, "replay_packets": abi.REPLAY_BATCH}
+        sizes = {"flows": options.max_flows, "replay_packets": abi.REPLAY_BATCH, "guard": _guarded(options)}
         for name, handle in map_handles.items():
             if name in reused:
                 libbpf.check(lib.bpf_map__reuse_fd(handle, reused[name]), name)
@@ -266,13 +343,7 @@ def recover(pin_set: PinSet, program_id: int) -> None:
         if name in MAP_LAYOUTS and not pin_set.map_path(name).exists():
             libbpf.pin(fd, pin_set.map_path(name))
         os.close(fd)
-    info = read_loaded_info(pin_set)[0]
-    how = LoadOptions(
-        loader=abi.Loader(int(info["loader"])).name.lower(),
-        time_source=abi.TimeSource(int(info["time_source"])),
-        decap=bool(info["decap"]),
-    )
-    ensure_loaded(pin_set, how)
+    ensure_loaded(pin_set, loaded_options(pin_set))
 
 
 def _find(find: Any, opened: int, name: str, options: LoadOptions) -> int:
@@ -342,6 +413,7 @@ def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
             " (the bcc of PyPI is another package)"
         ) from None
     flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
+    flags.append(f"-DMAX_GUARDED={_guarded(options)}")
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():
@@ -369,11 +441,16 @@ def _bcc_refused(error: Exception) -> KernelError:
 def _prepare_maps(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
     """The totals, and the note of how this was loaded."""
     _prepare_totals(pin_set)
+    _note(pin_set, options, loader)
+
+
+def _note(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
     info = read_loaded_info(pin_set)  # of an earlier load, or zero
+    settings = options.settings()
+    for name in set(settings).intersection(abi.LOADED_INFO.names or ()):
+        info[name] = settings[name]
     info["abi_version"] = abi.ABI_VERSION
     info["loader"] = loader
-    info["time_source"] = options.time_source
-    info["decap"] = options.decap
     info["owner_pid"] = options.owner_pid
     info["loaded_mono_ns"] = monotonic_ns()
     write_loaded_info(pin_set, info)

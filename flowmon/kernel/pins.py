@@ -40,7 +40,6 @@ U4 = np.dtype("u4")
 # Every map of a pin set: name, key and value as the programs declare them.
 MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "flows": (abi.FLOW_KEY, abi.FLOW_COUNTERS),
-    "blank": (U4, abi.FLOW_COUNTERS),
     "totals": (abi.TOTALS_KEY, abi.INTERFACE_TOTALS),
     "blank_totals": (U4, abi.INTERFACE_TOTALS),
     "take_requests": (U4, abi.TAKE_REQUEST),
@@ -48,6 +47,10 @@ MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "take_books": (U4, abi.TAKE_BOOKS),
     "loaded": (U4, abi.LOADED_INFO),
     "attachments": (U4, abi.ATTACHMENT),
+    "deny": (abi.DENY_KEY, abi.DENY_ENTRY),
+    "guard": (abi.GUARD_SOURCE, abi.GUARD_ENTRY),
+    "blank_guard": (U4, abi.GUARD_ENTRY),
+    "guard_books": (U4, abi.GUARD_BOOKS),
 }
 OBSERVERS = ("ingress_ethernet", "egress_ethernet", "ingress_ip", "egress_ip")
 TAKE = "take"
