@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from flowmon.abi import SIZE_BINS, TTL_BINS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @unique
@@ -46,6 +46,7 @@ class When(Enum):
     INGRESS = "seen on ingress"
     EGRESS = "seen on egress"
     NAMED = "the interface's name is known"
+    DROPPED = "packets were dropped (deny-list, guard)"
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,17 @@ ELEMENTS: tuple[Element, ...] = (
     _count("packetDeltaCount", 2, "packets", "packets on the wire: each segment of a super-packet"),
     _count("octetDeltaCount", 1, "octets", "IP octets: headers and payload, no link layer, no padding"),
     _count("layer2OctetDeltaCount", 352, "layer2_octets", "link-layer octets: frames without checksum"),
+    _count("droppedPacketDeltaCount", 133, "dropped_packets", "of the packets, those that were dropped"),
+    _count("droppedOctetDeltaCount", 132, "dropped_octets", "IP octets of those"),
+    Element(
+        "forwardingStatus",
+        89,
+        _U4,
+        "129: some or all of it was dropped by the deny-list or the guard",
+        When.DROPPED,
+        reversible=True,
+    ),
+    Element("firewallEvent", 233, _U1, "3: denied, in either direction", When.DROPPED),
     Element("reverseFlowStartNanoseconds", 156, _TIME, "first packet of the reverse direction", When.SEEN),
     Element("reverseFlowEndNanoseconds", 157, _TIME, "last packet of the reverse direction", When.SEEN),
     Element(

@@ -34,6 +34,8 @@ TUNNEL_NAMES = {
     Tunnel.GENEVE: "geneve",
     Tunnel.GTP_U: "gtp-u",
 }
+DROPPED_BY_ACL = 129  # IANA "Forwarding Status": dropped, ACL deny
+FLOW_DENIED = 3  # IANA "firewallEvent"
 IDENTIFIED_CLASSES = (8, 13, 15, 17)  # ICMP queries
 IDENTIFIED_CLASSES_IPV6 = (128,)
 
@@ -101,6 +103,8 @@ class _Side:
         return np.where(self.seen, self.counters["last_seen_mono_ns"], 0)
 
 
+_TCP_TIMES = {"tcpSynNanoseconds": "syn_mono_ns", "tcpFirstAckNanoseconds": "first_ack_mono_ns"}
+
 _VALID: dict[When, Callable[[_Side], Array]] = {
     When.SEEN: lambda side: side.seen,
     When.TWO_ARRIVALS: lambda side: side.seen & (~side.counters["minimum_interval_ns"] != 0),
@@ -121,6 +125,7 @@ _VALID: dict[When, Callable[[_Side], Array]] = {
     When.IN_TUNNEL: lambda side: side.keys["in_tunnel"] != 0,
     When.IN_IDENTIFIED_TUNNEL: lambda side: side.seen & (side.counters["tunnel_identified"] != 0),
     When.OBSERVED: lambda side: side.observed,
+    When.DROPPED: lambda side: side.counters["dropped_packets"] > 0,
     When.INGRESS: lambda side: side.observed & (side.keys["direction"] == Direction.INGRESS),
     When.EGRESS: lambda side: side.observed & (side.keys["direction"] == Direction.EGRESS),
 }
@@ -175,6 +180,7 @@ def _shared_columns(flows: EndedFlows, sides: dict[bool, _Side], context: Contex
         "egressInterface": keys["ifindex"],
         "interfaceName": _interface_names(keys["ifindex"], context.interface_names),
         "flowId": flows.flow_id,
+        "firewallEvent": _firewall_events(forward, reverse),
         "observationDomainId": np.full(len(flows), context.observation_domain_id),
     }
 
@@ -185,6 +191,8 @@ def _values(element: Element, side: _Side, context: Context) -> Array:
     if element.counter is not None:
         return np.ascontiguousarray(counters[element.counter])
     match element.name:
+        case "forwardingStatus":
+            return np.full(len(counters), DROPPED_BY_ACL, "u4")
         case "icmpTypeCode":
             return counters["icmp_type"].astype("u2") << 8 | counters["icmp_code"]
         case "interArrivalSumNanoseconds":
@@ -192,10 +200,8 @@ def _values(element: Element, side: _Side, context: Context) -> Array:
             return side.last_seen - np.where(side.seen, side.first_seen, 0)
         case "interArrivalSquareSum":
             return counters["interval_squares_high"] * 2.0**64 + counters["interval_squares_low"]
-        case "tcpSynNanoseconds":
-            return _utc(counters["syn_mono_ns"], context)
-        case "tcpFirstAckNanoseconds":
-            return _utc(counters["first_ack_mono_ns"], context)
+        case "tcpSynNanoseconds" | "tcpFirstAckNanoseconds":
+            return _utc(counters[_TCP_TIMES[element.name]], context)
     raise AssertionError(f"no source for {element.name}")
 
 
@@ -260,6 +266,11 @@ def _tunnel_types(in_tunnel: Array, forward: _Side, reverse: _Side) -> pa.Dictio
     texts = pa.array([TUNNEL_NAMES[Tunnel(number)] for number in range(len(Tunnel))], pa.string())
     codes = pa.array(types.astype(np.int32), mask=~in_tunnel | (types == Tunnel.NONE))
     return pa.DictionaryArray.from_arrays(codes, texts)
+
+
+def _firewall_events(forward: _Side, reverse: _Side) -> pa.Array:
+    dropped = (forward.counters["dropped_packets"] > 0) | (reverse.counters["dropped_packets"] > 0)
+    return pa.array(np.full(len(dropped), FLOW_DENIED, "u1"), mask=~dropped)
 
 
 def _interface_names(ifindex: Array, names: dict[int, str]) -> pa.DictionaryArray:

@@ -202,6 +202,7 @@ def _fields(  # noqa: C901, PLR0912 - a table would need as many rows
         for name, number in (("flowDirection", 61), ("ingressInterface", 10), ("egressInterface", 14)):
             if name in wanted:
                 yield (IANA, number), row[name] or 0
+        yield from _dropped_fields(row, wanted, both, is_biflow)
     if pen and row["tunnelType"] is not None:
         if "tunnelType" in wanted:
             yield (pen, 2), TUNNELS.index(row["tunnelType"]) + 1
@@ -221,6 +222,17 @@ def _fields(  # noqa: C901, PLR0912 - a table would need as many rows
         yield from _tcp_fields(row, wanted, both, ntop, pen)
     if is_biflow:
         yield (IANA, 239), 1
+
+
+def _dropped_fields(
+    row: Row, wanted: frozenset[str], both: Any, is_biflow: bool
+) -> Iterator[tuple[Number, Any]]:
+    dropped = "droppedPacketDeltaCount"
+    if row[dropped] or (is_biflow and row[reverse(dropped)]):
+        for name, number in ((dropped, 133), ("droppedOctetDeltaCount", 132), ("forwardingStatus", 89)):
+            yield from both(name, number)
+        if "firewallEvent" in wanted:
+            yield (IANA, 233), row["firewallEvent"] or 0
 
 
 def _tcp_fields(row: Row, wanted: frozenset[str], both: Any, ntop: Any, pen: int | None) -> Iterator[Any]:

@@ -101,6 +101,7 @@ def _record(packets: list[Packet]) -> dict[str, Any]:
         "tunnelType": tunnel.kind if tunnel else None,
         "tunnelSourceAddress": tunnel.source if tunnel else None,
         "tunnelDestinationAddress": tunnel.destination if tunnel else None,
+        "firewallEvent": None,
     }
     record |= _direction(forward, reverse, disorder.get(first.source, Disorder()))
     backward = _direction(
@@ -108,6 +109,9 @@ def _record(packets: list[Packet]) -> dict[str, Any]:
     )
     record |= {f"reverse{name[0].upper()}{name[1:]}": value for name, value in backward.items()}
     return record
+
+
+NOTHING_DROPPED = {"droppedPacketDeltaCount": 0, "droppedOctetDeltaCount": 0, "forwardingStatus": None}
 
 
 def _direction(own: list[Packet], other: list[Packet], disorder: Disorder) -> dict[str, Any]:
@@ -120,6 +124,7 @@ def _direction(own: list[Packet], other: list[Packet], disorder: Disorder) -> di
         "packetDeltaCount": len(own),
         "octetDeltaCount": sum(sizes),
         "layer2OctetDeltaCount": sum(packet.frame_octets for packet in own),
+        **NOTHING_DROPPED,
         "mplsTopLabelStackSection": first.link.mpls_label if first else None,
         "tunnelIdentifier": first.tunnel.identifier if first and first.tunnel else None,
         "ipClassOfService": first.network.class_of_service if first else None,

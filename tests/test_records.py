@@ -73,6 +73,8 @@ COUNTERS = {
     "ipv6ExtensionHeaders": "ipv6_extension_headers",
     "mplsTopLabelStackSection": "mpls_top_label",
     "tunnelIdentifier": "tunnel_identifier",
+    "droppedPacketDeltaCount": "dropped_packets",
+    "droppedOctetDeltaCount": "dropped_octets",
 }
 
 
@@ -88,6 +90,7 @@ def described(one: np.void, counted: np.void) -> dict[str, Any]:
         "interArrivalSquareSum": float(
             (int(counted["interval_squares_high"]) << 64) + int(counted["interval_squares_low"])
         ),
+        "forwardingStatus": 129,
         "tcpSynNanoseconds": int(counted["syn_mono_ns"]) + OFFSET,
         "tcpFirstAckNanoseconds": int(counted["first_ack_mono_ns"]) + OFFSET,
     }
@@ -107,6 +110,7 @@ def described(one: np.void, counted: np.void) -> dict[str, Any]:
         "ipv6ExtensionHeaders": seen and one["ip_version"] == 6,
         "mplsTopLabelStackSection": counted["mpls_top_label"] > 0,
         "tunnelIdentifier": seen and counted["tunnel_identified"] > 0,
+        "forwardingStatus": counted["dropped_packets"] > 0,
         "flowLabelIPv6": seen and one["ip_version"] == 6,
         "icmpTypeCode": seen and one["protocol"] in {ICMP, ICMPV6},
         "tcpControlBits": tcp,
@@ -203,6 +207,8 @@ def slow_record(flows: EndedFlows, row: int) -> dict[str, Any]:
     values |= {
         f"reverse{name[0].upper()}{name[1:]}": value for name, value in described(one, reverse).items()
     }
+    denied = forward["dropped_packets"] or reverse["dropped_packets"]
+    values |= {"firewallEvent": 3 if denied else None}
     return values | {"flowId": int(flows.flow_id[row]), "flowEndReason": int(flows.reasons[row])}
 
 
@@ -235,7 +241,13 @@ def some_flows(draw: st.DrawFn) -> EndedFlows:
         side["tunnel_type"] = random.integers(0, len(TUNNEL_TYPES), rows)
         for name in ("tunnel_source", "tunnel_destination"):
             side[name][::2, :12] = [0] * 10 + [255] * 2
-        for name in ("mpls_top_label", "tunnel_identified", "tunnel_vlan_id", "tunnel_customer_vlan_id"):
+        for name in (
+            "mpls_top_label",
+            "tunnel_identified",
+            "tunnel_vlan_id",
+            "tunnel_customer_vlan_id",
+            "dropped_packets",
+        ):
             side[name] *= random.choice([0, 1], rows).astype(side[name].dtype)
         side["first_seen_mono_ns"] >>= 4
         side["last_seen_mono_ns"] = side["first_seen_mono_ns"] + (side["last_seen_mono_ns"] >> np.uint64(4))

@@ -68,6 +68,7 @@ def _traits(one: Field) -> Iterator[str]:
         Trait.TUNNEL: "a tunnel",
         Trait.TUNNEL_IPV4: "outside IPv4",
         Trait.TUNNEL_IPV6: "outside IPv6",
+        Trait.DROPPED: "dropped packets",
     }
     return (word for trait, word in words.items() if trait in one.traits)
 

@@ -106,6 +106,7 @@ class Encoder:
             Trait.TUNNEL: in_tunnel,
             Trait.TUNNEL_IPV4: in_tunnel & ~outer_ipv6,
             Trait.TUNNEL_IPV6: in_tunnel & outer_ipv6,
+            Trait.DROPPED: in_record("droppedPacketDeltaCount") & ~columns.is_null("flowDirection"),
         }
         traits = np.zeros(len(columns), "u2")
         for trait, has_it in is_of.items():

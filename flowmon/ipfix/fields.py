@@ -51,6 +51,7 @@ class Trait(IntFlag):
     TUNNEL = auto()
     TUNNEL_IPV4 = auto()  # the addresses outside
     TUNNEL_IPV6 = auto()
+    DROPPED = auto()  # packets, in either direction
     ANY = 0
 
 
@@ -114,14 +115,17 @@ _TRAITS = {
     When.OBSERVED: Trait.OBSERVED,
     When.INGRESS: Trait.OBSERVED,
     When.EGRESS: Trait.OBSERVED,
+    When.DROPPED: Trait.DROPPED,
 }
 _TRAITS_OF_NAME = {
     "ipv4Options": Trait.IPV4 | Trait.OPTIONS,
     "ipv6ExtensionHeaders": Trait.IPV6 | Trait.OPTIONS,
-}
-_REDUCED = {"minimumIpTotalLength": ">u4", "maximumIpTotalLength": ">u4"} | dict.fromkeys(
-    ("tcpSynTotalCount", "tcpFinTotalCount", "tcpRstTotalCount"), ">u4"
-)
+} | dict.fromkeys(("droppedPacketDeltaCount", "droppedOctetDeltaCount"), Trait.DROPPED)
+_REDUCED = {
+    "minimumIpTotalLength": ">u4",
+    "maximumIpTotalLength": ">u4",
+    "forwardingStatus": "u1",
+} | dict.fromkeys(("tcpSynTotalCount", "tcpFinTotalCount", "tcpRstTotalCount"), ">u4")
 START_NANOSECONDS = 156
 # Unit → end of the names, width, and the numbers of start and end. "uptime" is NetFlow v9's.
 _TIMES = {

@@ -117,7 +117,7 @@ def possible_traits(*, biflows: bool) -> Iterator[Trait]:
         (Trait.ANY, Trait.TAGGED),
         (Trait.ANY, Trait.LABELLED),
         (Trait.ANY, Trait.OPTIONS),
-        (Trait.ANY, Trait.OBSERVED),
+        (Trait.ANY, Trait.OBSERVED, Trait.OBSERVED | Trait.DROPPED),
         tunnels,
     ):
         combined = Trait.ANY

@@ -42,9 +42,9 @@ def dictionary(profile: Profile) -> Dictionary:
 @pytest.mark.parametrize("biflows", [True, False])
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_wireshark_takes_templates_of_the_default_elements(version: int, biflows: bool, unit: str) -> None:
-    """Tagged or not; in tunnels, whose elements need a --ipfix-pen; not with IP options or labels."""
+    """Tagged or not; in tunnels, whose elements need a --ipfix-pen; not with IP options, labels or drops."""
     profile = replace(PROFILE, version=version, biflows=biflows, time_unit=unit)
-    rare = Trait.OPTIONS | Trait.LABELLED
+    rare = Trait.OPTIONS | Trait.LABELLED | Trait.DROPPED
     longest = max(len(template.fields) for traits, template in of(profile).items() if not traits & rare)
     assert longest <= WIRESHARKS_MOST
 
@@ -72,7 +72,7 @@ def test_biflow_direction_stands_in_biflows_only() -> None:
 
 def test_every_combination_of_traits_has_a_template() -> None:
     both = set(possible_traits(biflows=True))
-    assert len(both) == len(list(possible_traits(biflows=True))) == 2 * 4 * 2 * 2 * 2 * 2 * 2 * 3
+    assert len(both) == len(list(possible_traits(biflows=True))) == 2 * 4 * 2 * 2 * 2 * 2 * 3 * 3
     assert {traits for traits in both if Trait.REVERSE not in traits} == set(possible_traits(biflows=False))
     assert set(of(PROFILE)) == both
 
