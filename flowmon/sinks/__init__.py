@@ -21,6 +21,26 @@ class Metering:
     at_ns: int
 
 
+@dataclass(frozen=True)
+class SinkState:
+    """How a sink stands. Records: data records; octets: as they wait, encoded.
+
+    waiting_*: taken, and not sent or written yet, in memory and on disk; spooled_records: of them, those on
+    disk. sent_records and lost_records are since the start; what is sent again counts again.
+    complaint: why nothing goes out; empty while it does.
+    """
+
+    name: str
+    kind: str
+    waiting_records: int = 0
+    waiting_octets: int = 0
+    spooled_records: int = 0
+    sent_records: int = 0
+    lost_records: int = 0
+    connected: bool = True
+    complaint: str = ""
+
+
 class Sink(Protocol):
     """Takes record batches of elements.RECORD_SCHEMA.
 
@@ -36,6 +56,9 @@ class Sink(Protocol):
 
     def report(self, metering: Metering) -> None:
         """Hears of the metering, about once a second."""
+
+    def state(self) -> SinkState:
+        """How it stands. Any thread may ask."""
 
     def finish(self) -> None:
         """No more records come: waits for those that are on their way. Raises SinkError for what did not arrive."""

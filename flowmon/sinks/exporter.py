@@ -130,6 +130,16 @@ class Exporter:
         return self._complaint
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection; over UDP, a socket that nobody has refused."""
+        return self._session is not None and not self._complaint
+
+    @property
+    def sent_records(self) -> int:
+        """Data records handed to the connection so far; those sent again count again."""
+        return self._sent.exported_records
+
+    @property
     def is_moving(self) -> bool:
         """Whether it is worth while to wait for the collector: it was connected to, or moved a short time ago."""
         return not self._complaint or time.monotonic() < self._moved_at + PATIENCE_S

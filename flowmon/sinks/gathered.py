@@ -1,8 +1,10 @@
 """Batches put together before they are written: a capture ends a few flows at a time."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 
-from flowmon.sinks import Metering, Sink
+from flowmon.sinks import Metering, Sink, SinkState
 
 NS_PER_HOUR = 3_600_000_000_000
 ROWS = 65536
@@ -45,6 +47,11 @@ class GatheringSink:
     def report(self, metering: Metering) -> None:
         """Passes it on."""
         self._sink.report(metering)
+
+    def state(self) -> SinkState:
+        """The other sink's, and what is kept here."""
+        inner = self._sink.state()
+        return replace(inner, waiting_records=inner.waiting_records + self._rows)
 
     def finish(self) -> None:
         """Writes what was kept, and waits until it has arrived."""

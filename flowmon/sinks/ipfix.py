@@ -22,7 +22,7 @@ from flowmon.ipfix.encoder import Encoder, Profile
 from flowmon.ipfix.options_records import Report
 from flowmon.ipfix.session import Dictionary
 from flowmon.ipfix.templates import Register
-from flowmon.sinks import Metering
+from flowmon.sinks import Metering, SinkState
 from flowmon.sinks.backlog import Backlog
 from flowmon.sinks.destination import FILE, Destination
 from flowmon.sinks.exporter import Exporter, Refresh
@@ -105,6 +105,20 @@ class IpfixSink:
         """What options records tell of the metering."""
         self._report.update(metering)
         self._start()
+
+    def state(self) -> SinkState:
+        """The queue, and the connection. What is under way to the collector has been sent."""
+        return SinkState(
+            self._name,
+            "ipfix",
+            waiting_records=self._backlog.waiting_records,
+            waiting_octets=self._backlog.waiting_bytes,
+            spooled_records=self._backlog.spooled_records,
+            sent_records=self._exporter.sent_records,
+            lost_records=self._backlog.not_sent.records,
+            connected=self._exporter.is_connected,
+            complaint=self._exporter.complaint,
+        )
 
     def finish(self) -> None:
         """Waits until all has arrived. Raises SinkError with the number of records that did not."""

@@ -1,0 +1,1 @@
+"""What flowmon tells about itself over HTTP."""
