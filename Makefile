@@ -1,5 +1,5 @@
 # The commands of this project. `make test` and `make demo` set up what they need.
-.PHONY: all setup object demo test unit bench check format docs clean
+.PHONY: all setup object demo test unit bench detection check format docs clean
 
 all: object
 
@@ -27,6 +27,11 @@ bench: setup object
 	$$sudo .venv/bin/python bench/offline.py && \
 	$$sudo .venv/bin/python bench/encode.py
 
+# How good the detectors are: seeded scenarios through `flowmon -r`. Some minutes.
+detection: setup object
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	$$sudo .venv/bin/python bench/detection.py
+
 # What needs no root.
 unit: setup object
 	.venv/bin/python -m pytest -m "not kernel" $(PYTEST)
@@ -39,6 +44,7 @@ check: setup
 	clang-format --dry-run --Werror kern/*.h kern/*.c
 	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
 	.venv/bin/python -m flowmon.ipfix | diff -u docs/ipfix-elements.md -
+	.venv/bin/python -m flowmon.analysers | diff -u docs/analysers.md -
 
 format:
 	.venv/bin/ruff check --fix --silent . || true
@@ -48,6 +54,7 @@ format:
 docs:
 	.venv/bin/python -m flowmon.elements > docs/information-elements.md
 	.venv/bin/python -m flowmon.ipfix > docs/ipfix-elements.md
+	.venv/bin/python -m flowmon.analysers > docs/analysers.md
 
 clean:
 	$(MAKE) -s -C kern clean
