@@ -28,8 +28,11 @@ from flowmon.options import (
     NonEmptyPath,
     collect_options,
     export_options,
+    guard_options,
     load_options,
+    never_block_option,
     table_options,
+    watch_options,
     where_options,
 )
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from flowmon.collector import CollectorOptions
     from flowmon.kernel.loader import LoadOptions
     from flowmon.kernel.pins import PinSet
+    from flowmon.outputs import Watching
     from flowmon.session import Where, Work
     from flowmon.sinks import Sink
 
@@ -100,8 +104,10 @@ class _Group(ConfigurableCommand, click.Group):
 @table_options
 @where_options
 @load_options
+@guard_options
 @collect_options
 @export_options
+@watch_options
 @click.option(
     "-r", "capture", metavar="CAPTURE", help="Read a pcap or pcapng file instead (-: standard input)."
 )
@@ -130,6 +136,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 @table_options
 @where_options
 @load_options
+@guard_options
 @click.pass_obj
 def load(outer: dict[str, Any], /, **options: Any) -> None:
     """Load the programs and attach them; they count from then on."""
@@ -143,8 +150,10 @@ def load(outer: dict[str, Any], /, **options: Any) -> None:
 @table_options
 @where_options
 @load_options
+@guard_options
 @collect_options
 @export_options
+@watch_options
 @click.pass_obj
 def start(outer: dict[str, Any], /, **options: Any) -> None:
     """Load, attach, and run the collector in the background."""
@@ -166,6 +175,7 @@ def start(outer: dict[str, Any], /, **options: Any) -> None:
     daemon.check_log(log_file)
     for sink in _sinks(options):  # what cannot be written is found out before anything is loaded
         sink.close()
+    _watching(options).close()
     _load(pin_set, options, where)
     process = daemon.start(pin_set, _daemon_arguments(options, pin_set), log_file)
     print(f"collector started, process {process}, log {log_file}")
@@ -237,6 +247,54 @@ def status(outer: dict[str, Any], /, *, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@table_options
+@click.argument("address")
+@click.option(
+    "--ttl", metavar="TIME", default="1h", show_default=True, help="For how long: 90s, 15m, 1h, 7d."
+)
+@click.option(
+    "--reason", metavar="TEXT", default="by hand", show_default=True, help="Why, for those who ask."
+)
+@never_block_option
+@click.pass_obj
+def block(outer: dict[str, Any], /, **options: Any) -> None:
+    """Drop what comes in from an address or prefix, at the interfaces that flowmon watches."""
+    from flowmon import blocking
+
+    pin_set = _pin_set(options, outer)
+    given = (options["address"], options["ttl"], options["reason"], options["never_block"])
+    print(blocking.block(pin_set, *given))
+
+
+@cli.command()
+@table_options
+@click.argument("address")
+@click.pass_obj
+def unblock(outer: dict[str, Any], /, address: str, **options: Any) -> None:
+    """Take an address or prefix off the deny-list, and out of the guard's registry."""
+    from flowmon import blocking
+
+    print(blocking.unblock(_pin_set(options, outer), address))
+
+
+@cli.command()
+@table_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def blocked(outer: dict[str, Any], /, *, as_json: bool, **options: Any) -> None:
+    """Whom the deny-list and the guard drop, until when and why, and what that was."""
+    import json
+
+    from flowmon import blocking
+
+    found = blocking.blocked(_pin_set(options, outer))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        blocking.print_blocked(found)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(*, as_json: bool) -> int:
     """Look at this host: can it run flowmon, and what is to be done?"""
@@ -282,8 +340,9 @@ def _where(options: dict[str, Any]) -> Where:
 
 def _load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
     from flowmon.abi import TimeSource
-    from flowmon.kernel.loader import OBJECT, LoadOptions
+    from flowmon.kernel.loader import OBJECT, Guard, LoadOptions
 
+    guard = Guard(options["guard_ports"], options["guard_window"], options["guard_block"])
     return LoadOptions(
         loader=options["loader"],
         max_flows=options["max_flows"],
@@ -291,15 +350,27 @@ def _load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
         decap=options["decap"],
         object_path=options["object_path"] or OBJECT,
         section=options["section"],
+        deny=bool(options.get("block_scopes")),
+        guard=guard if guard.ports else None,
         owner_pid=owner_pid,
     )
 
 
 def _load(pin_set: PinSet, options: dict[str, Any], where: Where, owner_pid: int = 0) -> Work:
-    from flowmon import session
+    from flowmon import blocking, session
     from flowmon.kernel import loader
 
+    if options["direction"] == "egress" and (options["guard_ports"] or options.get("block_scopes")):
+        raise ConfigError(
+            "--direction egress leaves out where packets are dropped: the guard and --block need ingress"
+        )
+    never = blocking.never_rules(options["never_block"])  # a wrong one is found before anything is loaded
     work = session.load(pin_set, _load_options(options, owner_pid), where)
+    try:
+        blocking.protect_loaded(pin_set, never)
+    except BaseException:
+        session.purge(pin_set, work) if work.loaded else session.detach(pin_set, work)
+        raise
     size, memory = loader.table_info(pin_set).max_entries, loader.table_bytes(pin_set)
     names = ", ".join(interface.name for interface in work.attached) or "nothing more than before"
     print(
@@ -341,6 +412,12 @@ def _sinks(options: dict[str, Any]) -> list[Sink]:
     return outputs.sinks(options)
 
 
+def _watching(options: dict[str, Any]) -> Watching:
+    from flowmon import outputs
+
+    return outputs.watching(options)
+
+
 def _set_up_log(options: dict[str, Any]) -> None:
     level = logging.DEBUG if options["verbose"] else logging.WARNING if options["quiet"] else logging.INFO
     try:
@@ -362,15 +439,17 @@ def _collect(options: dict[str, Any]) -> None:
     _set_up_log(options)
     if not where.anywhere:
         loader.check_loaded(pin_set)
+        watching = _watching(options)
         sinks = _sinks(options)
         with session.collector_lock(pin_set):
-            run(pin_set, where, None, sinks, collector_options, options["pid_file"])
+            run(pin_set, where, None, sinks, watching, collector_options, options["pid_file"])
         return
+    watching = _watching(options)
     sinks = _sinks(options)
     work = _load(pin_set, options, where, owner_pid=os.getpid())
     try:
         with session.collector_lock(pin_set):
-            run(pin_set, where, work, sinks, collector_options, options["pid_file"])
+            run(pin_set, where, work, sinks, watching, collector_options, options["pid_file"])
         if work.loaded:
             session.purge(pin_set, work)
     except SinkError as error:
@@ -389,6 +468,8 @@ def _collect(options: dict[str, Any]) -> None:
 _OF_INTERFACES = (
     *("map_path", "map_name", "names", "every", "direction"),
     *("timestamps", "every_interface", "pid_file"),
+    *("guard_ports", "guard_window", "guard_block", "never_block"),
+    *("block_scopes", "enforce", "listen", "serve_ip_list"),
 )
 
 
@@ -399,7 +480,9 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(param.opts[0] for param in context.command.params if param.name == name)
             raise ConfigError(f"-r reads a capture: {option} is of interfaces and their tables")
-    options = options | {"timestamps": "exact", "every_interface": False}  # a file has them for interfaces
+    # A file of options has them for interfaces.
+    options |= {"timestamps": "exact", "every_interface": False, "guard_ports": 0, "never_block": ()}
+    options |= {"block_scopes": None, "enforce": False, "listen": "off", "serve_ip_list": False}
     if not options["capture"]:
         raise ConfigError("-r needs the name of a capture file, or - for standard input")
     collector_options = _collector_options(options)
@@ -411,6 +494,7 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
         _load_options(options, owner_pid=0),
         options["max_flows"] if given else None,
         collector_options,
+        _watching(options),
     )
 
 
@@ -422,7 +506,8 @@ def _daemon_arguments(options: dict[str, Any], pin_set: PinSet) -> list[str]:
     arguments = [f"--{ONLY_COMMAND_LINE.replace('_', '-')}", "-f", str(pin_set.table_path)]
     of_load = config.settings(load)
     for key, option in config.settings(start).items():
-        if key not in of_load and key != "log-file":  # the log is its standard output
+        # The log is its standard output.
+        if (key not in of_load or key == "never-block") and key != "log-file":
             arguments += _as_arguments(key, option, options[option.name])
     return arguments
 

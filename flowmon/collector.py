@@ -20,13 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from flowmon import abi
+from flowmon.analysers.activity import Seen, seen, seen_in_snapshot
 from flowmon.biflow import Biflows, pair
+from flowmon.durations import Durations
 from flowmon.errors import SinkError
 from flowmon.expiry import Decision, EndReason, Timeouts, decide, end_all
 from flowmon.kernel.clock import Clock, SystemClock
 from flowmon.kernel.flow_table import Books, FlowTable, Snapshot
 from flowmon.records import Context, EndedFlows, record_batch
 from flowmon.sinks import Metering, Sink
+from flowmon.watch import Watch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,6 +60,7 @@ class Tally:
     packets: int = 0  # in records
     duplicate_packets: int = 0  # taken, of points that did not report
     evicted_flows: int = 0
+    new_connections: int = 0  # TCP, by their SYN
     by_reason: dict[str, int] = field(default_factory=dict)
 
 
@@ -71,6 +75,8 @@ class Collector:
         interface_names: Callable[[], dict[int, str]],
         clock: Clock | None = None,
         interface_descriptions: Callable[[], dict[int, str]] = dict,
+        watch: Watch | None = None,
+        publish: Callable[[Metering], None] | None = None,
     ) -> None:
         self.tally = Tally()
         self._table = table
@@ -83,54 +89,89 @@ class Collector:
         self._sink_complaint = ""
         self._evictions_said = 0
         self._report_at = 0.0
-        self._watch = _PressureWatch(table)
+        self._watch = watch
+        self._publish = publish
+        self.durations = Durations()
+        self._pressure = _Pressure(table)
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
         """Passes every interval until `stopped()`; `wait(seconds)` may return early."""
         next_pass = time.monotonic() + self._options.interval_s
         while not stopped():
-            excess = self._watch.look()
+            excess = self._pressure.look()
             is_due = time.monotonic() >= next_pass
             # Where a sink takes nothing there is no relief, until an interval is over.
             if is_due or (excess > 0 and not self._sink_complaint):
                 self.collect(excess=excess)
             if is_due:
                 next_pass = max(next_pass + self._options.interval_s, time.monotonic())
-            wait(min(self._watch.look_again_s, max(0.0, next_pass - time.monotonic())))
+            wait(min(self._pressure.look_again_s, max(0.0, next_pass - time.monotonic())))
 
     def collect(self, excess: int = 0, *, everything: bool = False) -> int:
         """One pass; the number of records. `everything` ends all flows (reason 4)."""
-        if not self._write_unwritten():
+        is_ready = self._write_unwritten()
+        if not is_ready and self._watch is None:
+            self._report_if_due()
             return 0
+        with self.durations.measure("pass"):
+            return self._pass(excess, is_ready=is_ready, everything=everything)
+
+    def _pass(self, excess: int, *, is_ready: bool, everything: bool) -> int:
+        """Takes nothing where a sink is not ready; analysers look all the same."""
+        measure = self.durations.measure
         inserted, taken, made = self._table.inserted(), self._table.taken(), self._table.entries_made()
         started = time.monotonic()
         totals = self._table.totals()[1] if started >= self._report_at else None
         read_at_mono_ns = self._clock.now_mono_ns()
-        snapshot = self._table.snapshot()
-        if totals is not None:
-            self._report(self._table.books(totals, snapshot))
+        with measure("snapshot"):
+            snapshot = self._table.snapshot()
+        books = None if totals is None else self._table.books(totals, snapshot)
         self._notice_evictions(inserted - taken - int(np.count_nonzero(snapshot.states["packets"])))
-        biflows = pair(
-            snapshot.keys,
-            snapshot.states["born_mono_ns"],
-            every_interface=self._options.every_interface,
-            counting=snapshot.states["packets"] > 0,
-        )
-        if everything:
-            decision = end_all(biflows, snapshot.states)
-        else:
-            decision = decide(snapshot.states, biflows, self._options.timeouts, read_at_mono_ns, excess)
-        count = int(np.count_nonzero((decision.reasons != EndReason.GOES_ON) & ~decision.blank))
-        if count and not self._reserve(count):
-            return 0
-        flows = self._take(snapshot, biflows, decision)
+        with measure("pair"):
+            biflows = self._pair(snapshot, every_interface=self._options.every_interface)
+        with measure("decide"):
+            if everything:
+                decision = end_all(biflows, snapshot.states)
+            else:
+                decision = decide(snapshot.states, biflows, self._options.timeouts, read_at_mono_ns, excess)
+        if not (is_ready and self._reserve(decision)):
+            decision = Decision(np.zeros_like(decision.reasons), decision.blank)
+            is_ready = False
+        with measure("take"):
+            ended, flows = self._take(snapshot, biflows, decision)
+        if self._watch is not None:
+            with measure("analyse"):
+                found = self._seen(snapshot, biflows, decision, ended, flows)
+                self._watch.passed(found, read_at_mono_ns, self._clock.utc_offset_ns())
         written = self._write(flows)
-        left = len(snapshot) - int(np.count_nonzero(_leaving(decision)[biflows.conversation_of]))
-        self._watch.passed(made, left, time.monotonic() - started)
+        if books is not None:
+            self._report(books)
+        if is_ready:
+            left = len(snapshot) - int(np.count_nonzero(_leaving(decision)[biflows.conversation_of]))
+            self._pressure.passed(made, left, time.monotonic() - started)
         return written
 
-    def _take(self, snapshot: Snapshot, biflows: Biflows, decision: Decision) -> EndedFlows:
-        """The ended biflows with their final counters; duplicates are taken along and dropped."""
+    def _pair(self, snapshot: Snapshot, *, every_interface: bool) -> Biflows:
+        return pair(
+            snapshot.keys,
+            snapshot.states["born_mono_ns"],
+            every_interface=every_interface,
+            counting=snapshot.states["packets"] > 0,
+        )
+
+    def _seen(
+        self, snapshot: Snapshot, biflows: Biflows, decision: Decision, ended: Array, flows: EndedFlows
+    ) -> Seen:
+        """For analysers. What each interface reports by itself is one conversation to them, over when it is everywhere."""
+        if not self._options.every_interface:
+            return seen(snapshot.keys, snapshot.states, biflows, ended, flows)
+        together = self._pair(snapshot, every_interface=False)
+        least = np.full(len(together), EndReason.LACK_OF_RESOURCES, "u1")
+        np.minimum.at(least, together.conversation_of, decision.reasons[biflows.conversation_of])
+        return seen_in_snapshot(snapshot.keys, snapshot.states, together, least)
+
+    def _take(self, snapshot: Snapshot, biflows: Biflows, decision: Decision) -> tuple[Array, EndedFlows]:
+        """Which biflows ended, and they with their final counters; duplicates are taken along and dropped."""
         reason_of_entry = decision.reasons[biflows.conversation_of]
         rows = np.flatnonzero(reason_of_entry)
         counters, found = self._table.take(snapshot.keys[rows], reason_of_entry[rows] == EndReason.ACTIVE)
@@ -148,7 +189,7 @@ class Collector:
         recorded = int(forward_packets.sum() + reverse_packets.sum())
         self.tally.packets += recorded
         self.tally.duplicate_packets += int(packets.sum()) - recorded
-        return EndedFlows(
+        return ended[keep], EndedFlows(
             keys=snapshot.keys[forward_rows[keep]],
             forward=counters[forward[keep]],
             reverse=counters[reverse[keep]],
@@ -161,18 +202,25 @@ class Collector:
             return 0
         offset = self._clock.utc_offset_ns()
         context = Context(offset, self._interface_names(), self._options.observation_domain_id)
-        batch = record_batch(flows, context)
+        with self.durations.measure("record"):
+            batch = record_batch(flows, context)
         self.tally.records += batch.num_rows
+        self.tally.new_connections += _connections(flows)
         for reason, number in zip(*np.unique(flows.reasons, return_counts=True), strict=True):
             name = EndReason(reason).name.lower()
             self.tally.by_reason[name] = self.tally.by_reason.get(name, 0) + int(number)
         exported_at_ns = self._clock.now_mono_ns() + offset
         self._unwritten = [(sink, batch, exported_at_ns) for sink in self._sinks]
-        self._write_unwritten()
+        with self.durations.measure("write"):
+            self._write_unwritten()
         log.debug("%d records, by reason so far %s", batch.num_rows, self.tally.by_reason)
         return len(flows)
 
-    def _reserve(self, rows: int) -> bool:
+    def _reserve(self, decision: Decision) -> bool:
+        """Whether every sink has room for what has ended."""
+        rows = int(np.count_nonzero((decision.reasons != EndReason.GOES_ON) & ~decision.blank))
+        if not rows:
+            return True
         try:
             for sink in self._sinks:
                 sink.reserve(rows)
@@ -196,6 +244,8 @@ class Collector:
 
     def finish(self) -> list[str]:
         """After the last pass: reports how it ended, and waits for the sinks; what these complain of."""
+        if self._watch is not None:
+            self._watch.finish()
         self._report(self._table.books())
         complaints = []
         # Side by side: each may have to wait for somebody else.
@@ -207,17 +257,24 @@ class Collector:
                     complaints.append(str(error))
         return complaints
 
+    def _report_if_due(self) -> None:
+        if time.monotonic() >= self._report_at:
+            self._report(self._table.books())
+
     def _report(self, books: Books) -> None:
         self._report_at = time.monotonic() + REPORT_SECONDS
         now_ns = self._clock.now_mono_ns() + self._clock.utc_offset_ns()
         names, present = self._interface_names(), self._interface_descriptions()
         interfaces = {index: (names[index], text) for index, text in present.items() if index in names}
+        metering = Metering(books, interfaces, now_ns)
         for sink in self._sinks:
-            sink.report(Metering(books, interfaces, now_ns))
+            sink.report(metering)
+        if self._publish is not None:
+            self._publish(metering)
 
     def resident(self) -> int:
         """Entries in the table, reckoned from the last pass."""
-        return self._watch.resident(self._table.entries_made())
+        return self._pressure.resident(self._table.entries_made())
 
     @property
     def refused_by(self) -> str:
@@ -251,12 +308,18 @@ class Collector:
             self._evictions_said = evicted_flows
 
 
+def _connections(flows: EndedFlows) -> int:
+    """TCP connections whose first record is among these."""
+    is_tcp = flows.keys["protocol"] == abi.TCP
+    return int(np.count_nonzero(is_tcp & (flows.forward["tcp_control_bits"] & abi.SYN != 0)))
+
+
 def _leaving(decision: Decision) -> Array:
     """bool[biflows]: whose entries are deleted."""
     return (decision.reasons != EndReason.GOES_ON) & (decision.reasons != EndReason.ACTIVE)
 
 
-class _PressureWatch:
+class _Pressure:
     """Reckons from the counter of entries made how full the table is, and when it will be.
 
     A pass that takes T seconds lets rate * T entries in before the next can start,

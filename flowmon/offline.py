@@ -18,13 +18,15 @@ from flowmon.abi import TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
-from flowmon.kernel.flow_table import Books, FlowTable
+from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
 from flowmon.kernel.replay import Replay
+from flowmon.outputs import Watching
 from flowmon.sinks import Sink
 from flowmon.sinks.gathered import ROWS, GatheringSink
 from flowmon.sinks.json_lines import JsonLinesSink
 from flowmon.stop import Stop
+from flowmon.watch import Watch
 
 log = logging.getLogger("flowmon")
 
@@ -75,8 +77,11 @@ def read_capture(
     load_options: LoadOptions,
     max_flows: int | None,
     options: CollectorOptions,
+    watching: Watching,
 ) -> None:
     """Meters a pcap or pcapng file (`-`: standard input) into sinks, which are opened once it can be read.
+
+    Analysers see it by the capture's clock.
 
     max_flows: the table's size; None chooses by the size of the file.
 
@@ -92,12 +97,14 @@ def read_capture(
         source = PrivateSet(replace(load_options, max_flows=size, time_source=TimeSource.SKB_TSTAMP))
         sinks = [_gathering(sink, capture) for sink in open_sinks()]
         try:
-            reading = Reading(capture, source, sinks, options, stop)
+            watch = watching.watch(options.interval_s)
+            reading = Reading(capture, source, sinks, options, stop, watch)
             books, tally = reading.run()
         finally:
             source.close()
             for sink in sinks:
                 sink.close()
+            watching.close()
         _report(capture, books, tally)
         if reading.complaints:
             raise SinkError("; ".join(reading.complaints))
@@ -131,14 +138,15 @@ class Reading:
         sinks: list[GatheringSink],
         options: CollectorOptions,
         stop: Stop,
+        watch: Watch | None = None,
     ) -> None:
         self._capture = capture
         self._stop = stop
         self._sinks = sinks
-        self._table = FlowTable(source)
+        self._table = FlowTable(source, WATCHED_STATE if watch else FLOW_STATE)
         self._replay = Replay(source)
         self._clock = _CaptureClock()
-        self._collector = Collector(self._table, sinks, options, dict, self._clock)
+        self._collector = Collector(self._table, sinks, options, dict, self._clock, watch=watch)
         self.complaints: list[str] = []
         self._interval_ns = int(options.interval_s * NS)
         self._room = int(self._table.max_flows * FULL)

@@ -65,6 +65,19 @@ class DestinationUrl(click.types.StringParamType):
         return value if path in ("", value) or path.startswith("/") else f"file:{Path(path).absolute()}"
 
 
+class AlertPlace(click.types.StringParamType):
+    """Where alerts go, as text. A path becomes absolute, as above."""
+
+    name = "where"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> str:
+        """As it is, but for a relative path."""
+        value = super().convert(value, param, context)
+        kind, _, path = value.partition(":")
+        is_relative = kind in ("json", "parquet") and path not in ("", "-") and not path.startswith("/")
+        return f"{kind}:{Path(path).absolute()}" if is_relative else value
+
+
 config_option = click.option(
     "--config",
     metavar="FILE",
@@ -169,6 +182,77 @@ collect_options = _options(
         type=click.IntRange(0, 2**32 - 1),
         help="observationDomainId; by default from the machine's id.",
     ),
+)
+never_block_option = click.option(
+    "--never-block",
+    "never_block",
+    metavar="PREFIX",
+    multiple=True,
+    help="May not be blocked, beside this host's addresses, gateways and resolvers; may be repeated.",
+)
+guard_options = _options(
+    click.option(
+        "--guard-ports",
+        type=click.IntRange(0, 64),
+        default=0,
+        show_default=True,
+        help="The kernel drops a source whose SYNs reach more ports than that; 0: no guard.",
+    ),
+    click.option(
+        "--guard-window",
+        type=click.IntRange(1, 86400),
+        default=60,
+        show_default=True,
+        help="Seconds in which the guard counts them.",
+    ),
+    click.option(
+        "--guard-block",
+        type=click.IntRange(1, 10**9),
+        default=600,
+        show_default=True,
+        help="Seconds for which it drops the source.",
+    ),
+    never_block_option,
+)
+watch_options = _options(
+    click.option(
+        "--analyse",
+        "analyse",
+        metavar="NAME[:KEY=VALUE,…]",
+        multiple=True,
+        help="Watch for port-fanout, random-walk, syn-rate, active-peers, or all; may be repeated.",
+    ),
+    click.option(
+        "--alerts",
+        "alerts",
+        metavar="WHERE",
+        type=AlertPlace(),
+        multiple=True,
+        help="stderr (the default), syslog, journal, json:PATH, parquet:DIR; may be repeated.",
+    ),
+    click.option("--ports", metavar="LIST", help="Ports of active-peers, as 22,80,8000-8100 or all."),
+    click.option("--window", type=FiniteRange(0.1, 1e9), help="Its seconds back; 60 by default."),
+    click.option(
+        "--block",
+        "block_scopes",
+        metavar="SCOPES",
+        help="Answer alerts with entries of the deny-list: scan, flood, or both with a comma between.",
+    ),
+    click.option("--enforce", is_flag=True, help="These entries drop; without it they only count."),
+    click.option("--block-ttl", metavar="TIME", default="1h", show_default=True, help="How long they stay."),
+    click.option(
+        "--block-most",
+        type=click.IntRange(1, 65536),
+        default=1000,
+        show_default=True,
+        help="How many of them at a time.",
+    ),
+    click.option(
+        "--listen",
+        metavar="ADDR:PORT",
+        help="HTTP: /metrics, /alerts, /list, /healthz; off for none.  [default: 127.0.0.1:2112]",
+    ),
+    click.option("--serve-ip-list", is_flag=True, help="/list says which peers are active."),
 )
 export_options = _options(
     click.option(

@@ -1,9 +1,11 @@
-"""The sinks that the options ask for."""
+"""What the options ask for: sinks, analysers, and where their alerts go."""
 
 from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmon.config import given_as
@@ -14,11 +16,19 @@ from flowmon.sinks.json_lines import JsonLinesSink
 from flowmon.sinks.parquet import ParquetSink
 
 if TYPE_CHECKING:
+    from flowmon.analysers import Analyser
+    from flowmon.analysers.alerts import Alert
+    from flowmon.blocker import BlockOptions
+    from flowmon.sinks.alerts import AlertSink
     from flowmon.sinks.ipfix import IpfixOptions
+    from flowmon.watch import Watch
 
 # What IPFIX needs is imported where there is any: it takes time.
 
 MIB = 1 << 20
+DEFAULT_LISTEN = "127.0.0.1:2112"
+ACTIVE_PEERS = "active-peers"
+LEAST_TTL_S = 20.0  # entries are looked after every 10 s
 
 
 def sinks(options: dict[str, Any]) -> list[Sink]:
@@ -38,6 +48,116 @@ def sinks(options: dict[str, Any]) -> list[Sink]:
             sink.close()
         raise
     return found
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Analysers and where their alerts go; what is done about them; and HTTP.
+
+    listen: address and port, or None. is_listening_asked: whether a user wants it, or it is the default.
+    """
+
+    analysers: list[Analyser]
+    alert_sinks: list[AlertSink]
+    block: BlockOptions
+    listen: tuple[str, int] | None
+    is_listening_asked: bool
+    serve_ip_list: bool
+
+    def watch(
+        self, interval_s: float, respond: Callable[[list[Alert]], list[Alert]] = lambda alerts: alerts
+    ) -> Watch | None:
+        """Of the analysers; None where there are none."""
+        from flowmon.watch import Watch
+
+        return Watch(self.analysers, self.alert_sinks, interval_s, respond) if self.analysers else None
+
+    def close(self) -> None:
+        """Closes the alert sinks."""
+        for sink in self.alert_sinks:
+            sink.close()
+
+
+def watching(options: dict[str, Any]) -> Watching:
+    """Opened. Raises ConfigError, SinkError."""
+    from flowmon.analysers import parameters
+    from flowmon.sinks.alerts import alert_sinks
+    from flowmon.web.server import parse_listen
+
+    block = _block_options(options)
+    texts = _analyse_texts(options, block)
+    analysers = parameters.analysers(texts)
+    places = options["alerts"]
+    if places and not texts:
+        option = given_as("alerts", "--alerts")
+        raise ConfigError(f"{option} is of no use without --analyse, which says what to watch for")
+    listen = parse_listen(options["listen"] or DEFAULT_LISTEN)
+    return Watching(
+        analysers,
+        alert_sinks(places or ("stderr",)) if texts else [],
+        block,
+        listen,
+        is_listening_asked=options["listen"] is not None,
+        serve_ip_list=options["serve_ip_list"],
+    )
+
+
+def _analyse_texts(options: dict[str, Any], block: BlockOptions) -> list[str]:
+    """What --analyse says, and what other options need."""
+    from flowmon.analysers.parameters import ALL
+    from flowmon.blocker import SCOPES
+
+    texts = list(options["analyse"])
+    names = {text.partition(":")[0] for text in texts}
+    settings = {"ports": options["ports"], "window": options["window"]}
+    given = [f"{key}={str(value).replace(',', '+')}" for key, value in settings.items() if value is not None]
+    if names.intersection((ACTIVE_PEERS, ALL)) and given:
+        option = given[0].partition("=")[0]
+        raise ConfigError(
+            f"--{option} switches {ACTIVE_PEERS} on: leave that out of --analyse, or give it there"
+        )
+    if ALL in names:
+        return texts
+    for scope in sorted(block.scopes):
+        detectors = [name for name, of in SCOPES.items() if of == scope]
+        if not names.intersection(detectors):
+            texts += detectors
+    if (given or options["serve_ip_list"]) and ACTIVE_PEERS not in names:
+        texts.append(f"{ACTIVE_PEERS}:{','.join(given)}" if given else ACTIVE_PEERS)
+    return texts
+
+
+def _block_options(options: dict[str, Any]) -> BlockOptions:
+    from flowmon.blocker import SCOPES, BlockOptions
+
+    scopes = {text.strip() for text in (options["block_scopes"] or "").split(",") if text.strip()}
+    if options["block_scopes"] is not None and (not scopes or scopes - set(SCOPES.values())):
+        option = given_as("block_scopes", "--block")
+        raise ConfigError(f"{option} {options['block_scopes']}: expected scan, flood, or scan,flood")
+    if options["enforce"] and not scopes:
+        raise ConfigError(
+            f"{given_as('enforce', '--enforce')} is of no use without --block, which says against what"
+        )
+    return BlockOptions(
+        scopes=frozenset(scopes),
+        enforce=options["enforce"],
+        ttl_s=_block_ttl(options["block_ttl"]),
+        most=options["block_most"],
+        never=tuple(options["never_block"]),
+    )
+
+
+def _block_ttl(text: str) -> float:
+    from flowmon.blocking import seconds
+
+    option = given_as("block_ttl", "--block-ttl")
+    try:
+        ttl_s = seconds(text)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+    if ttl_s < LEAST_TTL_S:
+        raise ConfigError(f"{option} {text}: expected at least {LEAST_TTL_S:g} s")
+    return ttl_s
 
 
 def _add_ipfix(options: dict[str, Any], found: list[Sink]) -> None:

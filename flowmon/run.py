@@ -2,16 +2,23 @@
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from flowmon import session
+from flowmon.blocker import Blocker
 from flowmon.collector import Collector, CollectorOptions
-from flowmon.errors import KernelError, NotSentError, SinkError
-from flowmon.kernel.flow_table import FlowTable
+from flowmon.errors import ConfigError, KernelError, NotSentError, SinkError
+from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, FlowTable
 from flowmon.kernel.pins import PinSet
+from flowmon.outputs import Watching
+from flowmon.publisher import Publisher, interface_packets
 from flowmon.session import Where, Work
-from flowmon.sinks import Sink
+from flowmon.sinks import Metering, Sink
 from flowmon.stop import Stop
+from flowmon.web import health
+from flowmon.web.pages import Pages
+from flowmon.web.server import Server
 
 log = logging.getLogger("flowmon")
 
@@ -21,6 +28,7 @@ def run(
     where: Where,
     work: Work | None,
     sinks: list[Sink],
+    watching: Watching,
     options: CollectorOptions,
     pid_file: Path | None,
 ) -> None:
@@ -31,15 +39,14 @@ def run(
     SinkError where flows could not be written, KernelError where the table went.
     """
     stop = Stop()
-    table = FlowTable(pin_set)
     owns_table = work is not None and work.loaded
-    follower = session.Follower(pin_set, where, work.attached if work else [])
-    collector = Collector(table, sinks, options, follower.names, interface_descriptions=follower.descriptions)
-    if pid_file is not None:
-        pid_file.parent.mkdir(parents=True, exist_ok=True)
-        pid_file.write_text(f"{os.getpid()}\n")
-    log.info("collecting from %s", pin_set.table_path)
-    try:
+    with ExitStack() as stack:
+        table, follower, collector = _parts(stack, pin_set, where, work, sinks, watching, options)
+        if pid_file is not None:
+            pid_file.parent.mkdir(parents=True, exist_ok=True)
+            pid_file.write_text(f"{os.getpid()}\n")
+            stack.callback(pid_file.unlink, missing_ok=True)
+        log.info("collecting from %s", pin_set.table_path)
         if options.interval_s > 0:
             collector.run(lambda: stop.requested or not session.is_pinned(pin_set, table.id), follower.wait)
         if not session.is_pinned(pin_set, table.id):
@@ -48,13 +55,67 @@ def run(
             session.detach(pin_set, work)
         collector.collect(everything=owns_table)
         _report_the_end(pin_set, collector, collector.finish(), owns_table=owns_table)
-    finally:
-        if pid_file is not None:
-            pid_file.unlink(missing_ok=True)
-        for sink in sinks:
-            sink.close()
-        follower.close()
-        table.close()
+
+
+def _parts(
+    stack: ExitStack,
+    pin_set: PinSet,
+    where: Where,
+    work: Work | None,
+    sinks: list[Sink],
+    watching: Watching,
+    options: CollectorOptions,
+) -> tuple[FlowTable, session.Follower, Collector]:
+    """What a run needs, opened; the stack closes it."""
+    for sink in sinks:
+        stack.callback(sink.close)
+    stack.callback(watching.close)
+    table = FlowTable(pin_set, WATCHED_STATE if watching.analysers else FLOW_STATE)
+    stack.callback(table.close)
+    follower = session.Follower(pin_set, where, work.attached if work else [])
+    stack.callback(follower.close)
+    blocker = Blocker(pin_set, watching.block)
+    stack.callback(blocker.close)
+    watch = watching.watch(options.interval_s, blocker.respond)
+    publisher = Publisher(pin_set, table, sinks, watch, follower.names)
+
+    def publish(metering: Metering) -> None:
+        blocker.tick()
+        publisher.post(metering, collector)
+
+    collector = Collector(
+        table,
+        sinks,
+        options,
+        follower.names,
+        interface_descriptions=follower.descriptions,
+        watch=watch,
+        publish=publish,
+    )
+    server = _server(pin_set, watching, publisher, options) if options.interval_s > 0 else None
+    if server is not None:
+        stack.callback(server.close)
+    return table, follower, collector
+
+
+def _server(
+    pin_set: PinSet, watching: Watching, publisher: Publisher, options: CollectorOptions
+) -> Server | None:
+    """HTTP, begun. The default address may be somebody else's: then there is none, and that is said."""
+    if watching.listen is None:
+        return None
+    look = health.Watch(publisher.board, options.interval_s, lambda: interface_packets(pin_set))
+    pages = Pages(publisher.board, look, serve_ip_list=watching.serve_ip_list)
+    try:
+        server = Server(*watching.listen, pages)
+    except ConfigError as error:
+        if watching.is_listening_asked:
+            raise
+        log.warning("%s; nothing is served over HTTP", error)
+        return None
+    server.start()
+    log.info("serving %s/metrics", server.url)
+    return server
 
 
 def _report_the_end(

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 run=(clang libbpf-dev libbpf1 libpcap0.8 llvm make iproute2 python3-venv python3-bpfcc)
-try=(bind9-dnsutils bpftool clang-format curl ethtool iperf3 iputils-ping libfixbuf-tools nfdump pmacct procps shellcheck
-	tcpreplay tshark util-linux)
+try=(bind9-dnsutils bpftool clang-format curl ethtool hping3 iperf3 iputils-ping libfixbuf-tools masscan nfdump nmap
+	pmacct procps prometheus shellcheck tcpreplay tshark util-linux)
 # BCC compiles against kernel headers; those of the running kernel where Debian has them, else any.
 headers="linux-headers-$(uname -r)"
 
@@ -33,10 +33,13 @@ install_packages() {
 	fi
 	echo "installing ${missing[*]}"
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
-	# The tests run their own: Debian's nfdump would listen from now on.
-	if [[ " ${missing[*]} " == *" nfdump "* && -d /run/systemd/system ]]; then
-		as_root systemctl --quiet disable --now nfdump.service
-	fi
+	# The tests run their own, and of Prometheus only its checks: Debian's would listen from now on.
+	local service
+	for service in nfdump prometheus; do
+		if [[ " ${missing[*]} " == *" $service "* && -d /run/systemd/system ]]; then
+			as_root systemctl --quiet disable --now "$service.service"
+		fi
+	done
 }
 
 # Where the kernel has no header package, BCC finds Debian's by these links: a TC

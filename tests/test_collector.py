@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,93 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmon import abi, collector
+from fake_table import FakeTable
+from flowmon import collector, durations
+from flowmon.analysers.activity import SYN, Seen
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import SinkError
 from flowmon.expiry import EndReason
-from flowmon.kernel.flow_table import FLOW_STATE, Books, Snapshot
+from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Snapshot
 from flowmon.sinks import Metering
+from flowmon.watch import Watch
 from samples import NS, key, turned
-
-RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
-
-
-class FakeTable:
-    """FlowTable's methods over a dictionary; `packet` is the kernel's side."""
-
-    def __init__(self, max_flows: int = 1000) -> None:
-        self.max_flows = max_flows
-        self.entries: dict[bytes, np.ndarray] = {}
-        self._inserted = self._taken = self._made = 0
-
-    def packet(self, one: np.ndarray, second: float, number: int = 1) -> None:
-        self._made += one.tobytes() not in self.entries
-        entry = self.entries.setdefault(one.tobytes(), np.zeros(1, abi.FLOW_COUNTERS))
-        if entry["packets"] == 0:
-            self._inserted += 1
-            entry["first_seen_mono_ns"] = second * NS
-            if entry["born_mono_ns"] == 0:
-                entry["born_mono_ns"] = second * NS
-        entry["packets"] += number
-        entry["last_seen_mono_ns"] = second * NS
-
-    def evict(self, one: np.ndarray) -> None:
-        del self.entries[one.tobytes()]
-
-    def inserted(self) -> int:
-        return self._inserted
-
-    def entries_made(self) -> int:
-        return self._made
-
-    def taken(self) -> int:
-        return self._taken
-
-    def totals(self) -> tuple[np.ndarray, np.ndarray]:
-        totals = np.zeros(1, abi.INTERFACE_TOTALS)
-        totals["flows_inserted"] = self._inserted
-        return np.zeros(1, abi.TOTALS_KEY), totals
-
-    def books(self, totals: np.ndarray | None = None, snapshot: Snapshot | None = None) -> Books:
-        """What a real one makes of `totals` and the snapshot, as far as a test looks at it."""
-        inserted = self.totals()[1] if totals is None else totals
-        states = (snapshot or self.snapshot()).states
-        numbers = dict.fromkeys((one.name for one in fields(Books)), 0) | {
-            "ignored_packets": {},
-            "ignored_octets": {},
-            "flows_inserted": int(inserted["flows_inserted"].sum()),
-            "taken_flows": self._taken,
-            "resident_flows": int(np.count_nonzero(states["packets"])),
-        }
-        return Books(**numbers)
-
-    def snapshot(self) -> Snapshot:
-        keys = np.frombuffer(b"".join(self.entries), abi.FLOW_KEY)
-        states = np.zeros(len(keys), FLOW_STATE)
-        for row, entry in enumerate(self.entries.values()):
-            for name in FLOW_STATE.names or ():
-                states[name][row] = entry[name][0]
-        return Snapshot(keys, states)
-
-    def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        counters, found = np.zeros(len(keys) + 1, abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
-        for row, (one, keep) in enumerate(zip(keys, keep_entry, strict=True)):
-            entry = self.entries.get(one.tobytes())
-            if entry is None:
-                counters[row]["packets"] = 999  # what an earlier batch left there
-                continue
-            found[row], counters[row] = True, entry[0]
-            self._taken += int(entry["packets"][0] > 0)
-            if keep:
-                for name in RECORD_FIELDS:
-                    entry[name] = 0
-            else:
-                del self.entries[one.tobytes()]
-        return counters, found
-
-    @property
-    def packets(self) -> int:
-        return sum(int(entry["packets"][0]) for entry in self.entries.values())
 
 
 @dataclass
@@ -151,11 +75,22 @@ class Scene:
     sinks: list[FakeSink] = field(default_factory=lambda: [FakeSink()])
     options: CollectorOptions = field(default_factory=lambda: CollectorOptions(observation_domain_id=7))
     now: float = 100
+    watch: Watch | None = None
+    publish: Callable[[Metering], None] | None = None
 
     def __post_init__(self) -> None:
         names = {2: "eth0", 3: "gone"}
         present = {2: "to the left"}
-        self.collector = Collector(self.table, self.sinks, self.options, lambda: names, self, lambda: present)
+        self.collector = Collector(
+            self.table,
+            self.sinks,
+            self.options,
+            lambda: names,
+            self,
+            lambda: present,
+            self.watch,
+            self.publish,
+        )
 
     def now_mono_ns(self) -> int:
         return int(self.now * NS)
@@ -384,6 +319,152 @@ def test_room_is_asked_for_all_records(scene: Scene) -> None:
         scene.table.packet(flow(number), 100)
     scene.collect(150)
     assert scene.sink.reserved >= 5
+
+
+# --- analysers ---
+
+
+class Watcher:
+    """Keeps what a Watch is told of passes."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[Seen, int, int]] = []
+        self.is_finished = False
+
+    def passed(self, found: Seen, read_at_mono_ns: int, utc_offset_ns: int) -> None:
+        self.passes.append((found, read_at_mono_ns, utc_offset_ns))
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+    @property
+    def packets(self) -> list[list[int]]:
+        """Of each biflow, in both directions, by pass."""
+        both = ("forward_packets", "reverse_packets")
+        return [sum(found.counts[name] for name in both).tolist() for found, _, _ in self.passes]
+
+    @property
+    def reasons(self) -> list[list[int]]:
+        return [found.reasons.tolist() for found, _, _ in self.passes]
+
+
+def watched(*sinks: FakeSink) -> tuple[Scene, Watcher]:
+    watcher: Any = Watcher()
+    return Scene(FakeTable(state=WATCHED_STATE), list(sinks) or [FakeSink()], watch=watcher), watcher
+
+
+def test_analysers_see_every_pass_and_why_flows_ended() -> None:
+    scene, watcher = watched()
+    scene.table.packet(flow(), 100, number=2)
+    scene.table.packet(turned(flow()), 101)
+    for second in (101, 110, 116, 117):
+        scene.collect(second)
+    assert watcher.packets == [[3], [3], [3], []]
+    assert watcher.reasons == [[0], [0], [EndReason.IDLE], []]
+    assert [(at, offset) for _, at, offset in watcher.passes] == [
+        (second * NS, 1_000_000 * NS) for second in (101, 110, 116, 117)
+    ]
+    scene.collector.finish()
+    assert watcher.is_finished
+
+
+def test_analysers_see_what_came_until_a_flow_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, watcher = watched()
+    scene.table.packet(flow(), 100, number=2)
+    take = scene.table.take
+
+    def late_take(*arguments: Any) -> Any:
+        scene.table.packet(flow(), 116, number=5, flags=SYN)
+        return take(*arguments)
+
+    monkeypatch.setattr(scene.table, "take", late_take)
+    assert scene.collect(116) == 1
+    assert scene.sink.of("packetDeltaCount") == watcher.packets[0] == [7]
+    (found,) = (one for one, _, _ in watcher.passes)
+    assert (found.counts["forward_flags"].tolist(), found.counts["syn_packets"].tolist()) == ([SYN], [5])
+
+
+def test_analysers_do_not_take_an_evicted_flow_for_an_ended_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, watcher = watched()
+    for number in range(3):
+        scene.table.packet(flow(number), 100, number=1 + number)
+    snapshot = scene.table.snapshot()
+    scene.table.evict(flow(1))
+    monkeypatch.setattr(scene.table, "snapshot", lambda: snapshot)
+    scene.collect(116)
+    (found,) = (one for one, _, _ in watcher.passes)
+    packets = found.counts["forward_packets"].tolist()
+    assert dict(zip(packets, found.reasons.tolist(), strict=True)) == {
+        1: EndReason.IDLE,
+        2: 0,
+        3: EndReason.IDLE,
+    }
+
+
+@pytest.mark.parametrize("trouble", ["is_full", "is_broken"])
+def test_analysers_look_on_while_a_sink_refuses_and_nothing_is_taken(trouble: str) -> None:
+    scene, watcher = watched(FakeSink(), FakeSink())
+    if trouble == "is_broken":  # after that, a batch is held
+        scene.sinks[1].is_broken = True
+        scene.table.packet(flow(9), 50)
+        scene.collect(100)
+        watcher.passes.clear()
+    setattr(scene.sinks[1], trouble, True)
+    for second in (100, 116, 132):
+        scene.table.packet(flow(), second)
+        assert scene.collect(second + 16) == 0
+    assert (watcher.packets, watcher.reasons) == ([[1], [2], [3]], [[0]] * 3)
+    assert scene.table.packets == 3
+    assert scene.collect(150, everything=True) == 0
+    assert scene.table.packets == 3
+    setattr(scene.sinks[1], trouble, False)
+    assert scene.collect(150) == 1
+    assert (watcher.packets[-1], watcher.reasons[-1]) == ([3], [EndReason.IDLE])
+    assert [sink.packets for sink in scene.sinks] == [3 + (trouble == "is_broken")] * 2
+
+
+def test_without_analysers_nobody_looks_while_a_batch_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    assert set(scene.table.snapshot().states.dtype.names) == set(FLOW_STATE.names)
+    scene.sink.is_broken = True
+    scene.table.packet(flow(), 100)
+    scene.collect(120)
+    monkeypatch.delattr(FakeTable, "take")
+    scene.collect(121)
+    measured = scene.collector.durations.histograms()
+    assert measured["pass"].counts[-1] == 1
+    assert "analyse" not in measured
+
+
+def test_steps_of_a_pass_are_measured() -> None:
+    scene, _ = watched()
+    scene.table.packet(flow(), 100)
+    for second in (101, 120, 121):
+        scene.collect(second)
+    counts = {step: one.counts[-1] for step, one in scene.collector.durations.histograms().items()}
+    every_pass = dict.fromkeys(("pass", "snapshot", "pair", "decide", "take", "analyse"), 3)
+    assert counts == every_pass | {"record": 1, "write": 1}
+    assert set(counts) == set(durations.STEPS)
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize("trouble", ["", "is_full", "is_broken"])
+def test_published_about_once_a_second_whatever_sinks_say(
+    monkeypatch: pytest.MonkeyPatch, trouble: str, is_watched: bool
+) -> None:
+    published: list[Metering] = []
+    watcher: Any = Watcher() if is_watched else None
+    scene = Scene(FakeTable(state=WATCHED_STATE), watch=watcher, publish=published.append)
+    monkeypatch.setattr(collector.time, "monotonic", lambda: scene.now)
+    scene.table.packet(flow(), 50)
+    if trouble:
+        setattr(scene.sink, trouble, True)
+    for number in range(41):
+        scene.collect(100 + number / 4)
+    assert [one.at_ns - 1_000_100 * NS for one in published] == [second * NS for second in range(11)]
+    assert published == scene.sink.reports
+    scene.collector.finish()
+    assert len(published) == 12
 
 
 # --- pressure ---

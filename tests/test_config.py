@@ -24,6 +24,7 @@ OPTIONS = [
     pytest.param(command, param, id=f"{name or 'flowmon'} {param.name}")
     for name, command in COMMANDS.items()
     for param in command.params
+    if isinstance(param, click.Option)
     if param.name not in COMMAND_LINE_ONLY and (name, param.name) != ("unload", "names")
 ]
 
@@ -84,7 +85,8 @@ def sample(param: click.Option) -> tuple[str, str, object]:
     if isinstance(param.type, click.Path):
         return '"/some/where"', "/some/where", Path("/some/where")
     if isinstance(param.type, click.IntRange):
-        number = 77 if param.type.max is None or param.type.max > 77 else param.type.min
+        low, high = param.type.min or 0, 77 if param.type.max is None else param.type.max
+        number = next(one for one in (min(77, high), low) if one != param.default)
         return str(number), str(number), number
     is_number = isinstance(param.type, type(click.FLOAT))
     return ("7.25", "7.25", 7.25) if is_number else ('"word"', "word", "word")
@@ -108,6 +110,7 @@ def test_every_option_comes_from_file_and_environment(command, param, parsed, fi
     long_name = next(name for name in param.opts if name.startswith("--"))
     toml, text, value = sample(param)
     words = [command.name] if command is not cli else []
+    words += ["192.0.2.1" for one in command.params if isinstance(one, click.Argument) and one.required]
     assert parsed(*words)[param.name] != value
     assert parsed(*words, "--config", file(f"{long_name[2:]} = {toml}"))[param.name] == value
     monkeypatch.setenv("FLOWMON_" + long_name[2:].replace("-", "_").upper(), text)
@@ -378,7 +381,7 @@ def test_it_is_one_line_and_status_2(file, monkeypatch):
 
 
 def read_capture_with(monkeypatch, *arguments: str) -> tuple:
-    """The load options, the size of the table and the collector's options of a capture that is not read."""
+    """The load options, table size, collector's options and Watching of a capture that is not read."""
     calls = []
     monkeypatch.setattr(offline, "read_capture", lambda *given: calls.append(given[2:]))
     run("-r", "some.pcap", *arguments)
@@ -402,8 +405,10 @@ def test_a_capture_ignores_options_of_interfaces(file, monkeypatch):
 
 def test_a_capture_takes_the_other_options(file, monkeypatch):
     monkeypatch.setenv("FLOWMON_DECAP", "yes")
-    load_options, _, collector = read_capture_with(monkeypatch, "--config", file("interval = 10"))
+    written = file('interval = 10\nanalyse = ["syn-rate"]')
+    load_options, _, collector, watching = read_capture_with(monkeypatch, "--config", written)
     assert (load_options.decap, collector.interval_s) == (True, 10)
+    assert [one.name for one in watching.analysers] == ["syn-rate"]
 
 
 def test_a_table_size_from_anywhere_is_given(file, monkeypatch):

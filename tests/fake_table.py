@@ -1,0 +1,100 @@
+"""A flow table in memory, for tests of what looks at one."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from flowmon import abi
+from flowmon.abi import Closing
+from flowmon.analysers.activity import FIN, RST
+from flowmon.kernel.flow_table import FLOW_STATE, Books, Snapshot
+from samples import NS
+
+RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
+
+
+class FakeTable:
+    """FlowTable's methods over a dictionary; `packet` is the kernel's side."""
+
+    def __init__(self, max_flows: int = 1000, state: np.dtype[Any] = FLOW_STATE) -> None:
+        self.max_flows = max_flows
+        self.state = state
+        self.entries: dict[bytes, np.ndarray] = {}
+        self._inserted = self._taken = self._made = 0
+
+    def packet(self, one: np.ndarray, second: float, number: int = 1, flags: int = 0) -> None:
+        self._made += one.tobytes() not in self.entries
+        entry = self.entries.setdefault(one.tobytes(), np.zeros(1, abi.FLOW_COUNTERS))
+        if entry["packets"] == 0:
+            self._inserted += 1
+            entry["first_seen_mono_ns"] = second * NS
+            if entry["born_mono_ns"] == 0:
+                entry["born_mono_ns"] = second * NS
+        entry["packets"] += number
+        entry["last_seen_mono_ns"] = second * NS
+        entry["tcp_control_bits"] |= flags
+        entry["syn_packets"] += number * (flags & abi.SYN != 0)
+        entry["tcp_closing"] |= (flags & FIN != 0) * Closing.FIN | (flags & RST != 0) * Closing.RST
+
+    def evict(self, one: np.ndarray) -> None:
+        del self.entries[one.tobytes()]
+
+    def inserted(self) -> int:
+        return self._inserted
+
+    def entries_made(self) -> int:
+        return self._made
+
+    def taken(self) -> int:
+        return self._taken
+
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        totals = np.zeros(1, abi.INTERFACE_TOTALS)
+        totals["flows_inserted"] = self._inserted
+        return np.zeros(1, abi.TOTALS_KEY), totals
+
+    def books(self, totals: np.ndarray | None = None, snapshot: Snapshot | None = None) -> Books:
+        """What a real one makes of `totals` and the snapshot, as far as a test looks at it."""
+        inserted = self.totals()[1] if totals is None else totals
+        states = (snapshot or self.snapshot()).states
+        numbers = dict.fromkeys((one.name for one in fields(Books)), 0) | {
+            "ignored_packets": {},
+            "ignored_octets": {},
+            "flows_inserted": int(inserted["flows_inserted"].sum()),
+            "taken_flows": self._taken,
+            "resident_flows": int(np.count_nonzero(states["packets"])),
+        }
+        return Books(**numbers)
+
+    def snapshot(self) -> Snapshot:
+        keys = np.frombuffer(b"".join(self.entries), abi.FLOW_KEY)
+        states = np.zeros(len(keys), self.state)
+        for row, entry in enumerate(self.entries.values()):
+            for name in self.state.names or ():
+                states[name][row] = entry[name][0]
+        begun = states["first_seen_mono_ns"]
+        states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
+        return Snapshot(keys, states)
+
+    def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counters, found = np.zeros(len(keys) + 1, abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
+        for row, (one, keep) in enumerate(zip(keys, keep_entry, strict=True)):
+            entry = self.entries.get(one.tobytes())
+            if entry is None:
+                counters[row]["packets"] = 999  # what an earlier batch left there
+                continue
+            found[row], counters[row] = True, entry[0]
+            self._taken += int(entry["packets"][0] > 0)
+            if keep:
+                for name in RECORD_FIELDS:
+                    entry[name] = 0
+            else:
+                del self.entries[one.tobytes()]
+        return counters, found
+
+    @property
+    def packets(self) -> int:
+        return sum(int(entry["packets"][0]) for entry in self.entries.values())
