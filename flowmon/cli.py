@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowmon import __version__, config
+from flowmon import __version__, chosen, config
 from flowmon.config import ConfigurableCommand, given_as
 from flowmon.errors import (
     ConfigError,
@@ -37,8 +37,6 @@ from flowmon.options import (
 )
 
 if TYPE_CHECKING:
-    from flowmon.collector import CollectorOptions
-    from flowmon.kernel.loader import LoadOptions
     from flowmon.kernel.pins import PinSet
     from flowmon.outputs import Watching
     from flowmon.session import Where, Work
@@ -48,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flowmon")
 
-NS = 1_000_000_000
-MOST_SECONDS = 1e9  # as nanoseconds they fit 64 bits
 TABLE_NAME_MOST = 200  # bytes; with a prefix it must fit a file name
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -140,7 +136,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 @click.pass_obj
 def load(outer: dict[str, Any], /, **options: Any) -> None:
     """Load the programs and attach them; they count from then on."""
-    where = _where(options)
+    where = chosen.where(options)
     if not where.anywhere:
         raise ConfigError("load where? name interfaces (--iface NAME) or take all (--all)")
     _load(_pin_set(options, outer), options, where)
@@ -159,11 +155,11 @@ def start(outer: dict[str, Any], /, **options: Any) -> None:
     """Load, attach, and run the collector in the background."""
     from flowmon import daemon
 
-    where = _where(options)
+    where = chosen.where(options)
     if not where.anywhere:
         raise ConfigError("start where? name interfaces (--iface NAME) or take all (--all)")
     pin_set = _pin_set(options, outer)
-    _collector_options(options)  # wrong ones are found before anything is loaded
+    chosen.collector_options(options)  # wrong ones are found before anything is loaded
     if not (options["directory"] or options["json_lines"] or options["destinations"]):
         raise ConfigError(
             "start needs -d DIR or --ipfix URL for the records (or -j, for JSON lines in the log file)"
@@ -326,36 +322,6 @@ def _pin_set(options: dict[str, Any], outer: dict[str, Any] | None = None) -> Pi
     return session.find(PinSet.default(name) if name else PinSet.default())
 
 
-def _where(options: dict[str, Any]) -> Where:
-    from flowmon.abi import Direction
-    from flowmon.session import BOTH, Where
-
-    if options["every"] and options["names"]:
-        options_given = f"{given_as('every', '--all')} and {given_as('names', '--iface')}"
-        raise ConfigError(f"{options_given} exclude each other: all interfaces, or those named")
-    direction = options["direction"]
-    directions = BOTH if direction == "both" else frozenset({Direction[direction.upper()]})
-    return Where(options["names"], options["every"], directions)
-
-
-def _load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
-    from flowmon.abi import TimeSource
-    from flowmon.kernel.loader import OBJECT, Guard, LoadOptions
-
-    guard = Guard(options["guard_ports"], options["guard_window"], options["guard_block"])
-    return LoadOptions(
-        loader=options["loader"],
-        max_flows=options["max_flows"],
-        time_source=TimeSource.COARSE if options["timestamps"] == "coarse" else TimeSource.MONOTONIC,
-        decap=options["decap"],
-        object_path=options["object_path"] or OBJECT,
-        section=options["section"],
-        deny=bool(options.get("block_scopes")),
-        guard=guard if guard.ports else None,
-        owner_pid=owner_pid,
-    )
-
-
 def _load(pin_set: PinSet, options: dict[str, Any], where: Where, owner_pid: int = 0) -> Work:
     from flowmon import blocking, session
     from flowmon.kernel import loader
@@ -365,7 +331,7 @@ def _load(pin_set: PinSet, options: dict[str, Any], where: Where, owner_pid: int
             "--direction egress leaves out where packets are dropped: the guard and --block need ingress"
         )
     never = blocking.never_rules(options["never_block"])  # a wrong one is found before anything is loaded
-    work = session.load(pin_set, _load_options(options, owner_pid), where)
+    work = session.load(pin_set, chosen.load_options(options, owner_pid), where)
     try:
         blocking.protect_loaded(pin_set, never)
     except BaseException:
@@ -379,31 +345,6 @@ def _load(pin_set: PinSet, options: dict[str, Any], where: Where, owner_pid: int
         file=sys.stderr,
     )
     return work
-
-
-def _collector_options(options: dict[str, Any]) -> CollectorOptions:
-    from flowmon.collector import CollectorOptions
-    from flowmon.domain import default_observation_domain_id
-    from flowmon.expiry import Timeouts
-
-    if not 0 <= options["interval"] <= MOST_SECONDS:
-        interval = f"{given_as('interval', '-i')} {options['interval']:g}"
-        raise ConfigError(f"{interval}: the interval is in seconds, 0 (one pass) to {MOST_SECONDS:g}")
-    for name in ("idle_timeout", "active_timeout", "linger"):
-        if not 0 <= options[name] <= MOST_SECONDS:
-            option = given_as(name, f"--{name.replace('_', '-')}")
-            raise ConfigError(f"{option} {options[name]:g}: seconds, 0 to {MOST_SECONDS:g}")
-    domain = options["observation_domain"]
-    return CollectorOptions(
-        interval_s=options["interval"],
-        timeouts=Timeouts(
-            int(options["idle_timeout"] * NS),
-            int(options["active_timeout"] * NS),
-            int(options["linger"] * NS),
-        ),
-        every_interface=options["every_interface"],
-        observation_domain_id=default_observation_domain_id() if domain is None else domain,
-    )
 
 
 def _sinks(options: dict[str, Any]) -> list[Sink]:
@@ -433,8 +374,8 @@ def _collect(options: dict[str, Any]) -> None:
     from flowmon.kernel import loader
     from flowmon.run import run
 
-    where = _where(options)
-    collector_options = _collector_options(options)
+    where = chosen.where(options)
+    collector_options = chosen.collector_options(options)
     pin_set = _pin_set(options)
     _set_up_log(options)
     if not where.anywhere:
@@ -485,13 +426,13 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     options |= {"block_scopes": None, "enforce": False, "listen": "off", "serve_ip_list": False}
     if not options["capture"]:
         raise ConfigError("-r needs the name of a capture file, or - for standard input")
-    collector_options = _collector_options(options)
+    collector_options = chosen.collector_options(options)
     _set_up_log(options)
     given = context.get_parameter_source("max_flows") is not click.core.ParameterSource.DEFAULT
     offline.read_capture(
         options["capture"],
         lambda: _sinks(options),
-        _load_options(options, owner_pid=0),
+        chosen.load_options(options, owner_pid=0),
         options["max_flows"] if given else None,
         collector_options,
         _watching(options),

@@ -1,0 +1,76 @@
+"""What the options choose, as those who do the work take it; sinks and analysers are in outputs.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowmon.config import given_as
+from flowmon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flowmon.collector import CollectorOptions
+    from flowmon.kernel.loader import LoadOptions
+    from flowmon.session import Where
+
+# What takes time to import is imported where it is used.
+
+NS = 1_000_000_000
+MOST_SECONDS = 1e9  # as nanoseconds they fit 64 bits
+
+
+def where(options: dict[str, Any]) -> Where:
+    """Which interfaces, and which hooks of them. Raises ConfigError."""
+    from flowmon.abi import Direction
+    from flowmon.session import BOTH, Where
+
+    if options["every"] and options["names"]:
+        options_given = f"{given_as('every', '--all')} and {given_as('names', '--iface')}"
+        raise ConfigError(f"{options_given} exclude each other: all interfaces, or those named")
+    direction = options["direction"]
+    directions = BOTH if direction == "both" else frozenset({Direction[direction.upper()]})
+    return Where(options["names"], options["every"], directions)
+
+
+def load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
+    """How the programs are loaded; owner_pid: who takes them away again, or 0."""
+    from flowmon.abi import TimeSource
+    from flowmon.kernel.loader import OBJECT, Guard, LoadOptions
+
+    guard = Guard(options["guard_ports"], options["guard_window"], options["guard_block"])
+    return LoadOptions(
+        loader=options["loader"],
+        max_flows=options["max_flows"],
+        time_source=TimeSource.COARSE if options["timestamps"] == "coarse" else TimeSource.MONOTONIC,
+        decap=options["decap"],
+        object_path=options["object_path"] or OBJECT,
+        section=options["section"],
+        deny=bool(options.get("block_scopes")),
+        guard=guard if guard.ports else None,
+        owner_pid=owner_pid,
+    )
+
+
+def collector_options(options: dict[str, Any]) -> CollectorOptions:
+    """How flows end and what is reported. Raises ConfigError."""
+    from flowmon.collector import CollectorOptions
+    from flowmon.domain import default_observation_domain_id
+    from flowmon.expiry import Timeouts
+
+    if not 0 <= options["interval"] <= MOST_SECONDS:
+        interval = f"{given_as('interval', '-i')} {options['interval']:g}"
+        raise ConfigError(f"{interval}: the interval is in seconds, 0 (one pass) to {MOST_SECONDS:g}")
+    for name in ("idle_timeout", "active_timeout", "linger"):
+        if not 0 <= options[name] <= MOST_SECONDS:
+            option = given_as(name, f"--{name.replace('_', '-')}")
+            raise ConfigError(f"{option} {options[name]:g}: seconds, 0 to {MOST_SECONDS:g}")
+    domain = options["observation_domain"]
+    return CollectorOptions(
+        interval_s=options["interval"],
+        timeouts=Timeouts(
+            int(options["idle_timeout"] * NS),
+            int(options["active_timeout"] * NS),
+            int(options["linger"] * NS),
+        ),
+        every_interface=options["every_interface"],
+        observation_domain_id=default_observation_domain_id() if domain is None else domain,
+    )
