@@ -456,10 +456,12 @@ def judge(targets: Array, seconds: float, parameters: SynRateParameters) -> Arra
 
 def learn(targets: Array, seconds: float, beta: float) -> None:
     """Moves mean and variance of those that are not in a flood."""
-    weight = np.where(targets["alarmed"], 0, 1 - beta**seconds)
-    residual = rates(targets, seconds) - targets["mean"]
-    targets["variance"] += weight * (seconds * residual**2 - targets["variance"])
-    targets["mean"] += weight * residual
+    kept = np.where(targets["alarmed"], 1, beta**seconds)
+    rate = rates(targets, seconds)
+    spread = seconds * (rate - targets["mean"]) ** 2
+    # Not by differences: of a variance that falls far little would be left but their rounding.
+    targets["variance"] = kept * targets["variance"] + (1 - kept) * spread
+    targets["mean"] = kept * targets["mean"] + (1 - kept) * rate
 
 
 def _usual(targets: Array, parameters: SynRateParameters) -> Array:

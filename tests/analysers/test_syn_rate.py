@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowmon.analysers import syn_rate
@@ -442,6 +442,10 @@ WINDOWS = st.lists(
 )
 
 
+@example(
+    [[(903, 0, 0.5), (0, 0, 60.0), (1, 0, 60.0)]],
+    SynRateParameters(minimum=1.0, alpha=0.1, beta=0.5, h=0.5),
+)
 @given(
     st.lists(WINDOWS, min_size=1, max_size=3),
     st.builds(
