@@ -20,12 +20,11 @@ test: setup object
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo="sudo --preserve-env=FLOWMON_FUZZ_SECONDS,FLOWMON_FUZZ_SEED"; \
 	$$sudo env FLOWMON_REQUIRE_KERNEL=1 .venv/bin/python -m pytest $(PYTEST)
 
-# Speed: a packet in the kernel, captures, IPFIX. AGAINST=COMMIT compares with the programs of a commit.
+# Speed, measured side by side: a table, and build/bench.json. Under ten minutes. PARTS="per-packet collector" are some
+# of it, ROUNDS=N more or fewer turns, AGAINST=COMMIT compares with the programs and the collector of a commit.
 bench: setup object
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
-	$$sudo .venv/bin/python bench/per_packet.py $(if $(AGAINST),--against $(AGAINST)) && \
-	$$sudo .venv/bin/python bench/offline.py && \
-	$$sudo .venv/bin/python bench/encode.py
+	$$sudo .venv/bin/python bench/run.py $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(AGAINST),--against $(AGAINST))
 
 # How good the detectors are: seeded scenarios through `flowmon -r`. Some minutes.
 detection: setup object
@@ -41,7 +40,7 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -x scripts/*.sh .ci/run
-	clang-format --dry-run --Werror kern/*.h kern/*.c
+	clang-format --dry-run --Werror kern/*.h kern/*.c bench/*.c
 	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
 	.venv/bin/python -m flowmon.ipfix | diff -u docs/ipfix-elements.md -
 	.venv/bin/python -m flowmon.analysers | diff -u docs/analysers.md -
@@ -49,7 +48,7 @@ check: setup
 format:
 	.venv/bin/ruff check --fix --silent . || true
 	.venv/bin/ruff format --quiet .
-	clang-format -i kern/*.h kern/*.c
+	clang-format -i kern/*.h kern/*.c bench/*.c
 
 docs:
 	.venv/bin/python -m flowmon.elements > docs/information-elements.md

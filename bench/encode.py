@@ -1,23 +1,21 @@
 """Records a second as IPFIX: encoding, and encoding with sending, beside two others that take the same records.
 
-Each round does all in turn, in one process: the encoder; the encoder and a UDP or TCP socket on the loopback;
-Parquet; and the package `ipfix`, which makes a message of Python objects (on a part of the records). Ratios are
-within a round.
-
-    bench/encode.py [--records N] [--rounds N] [--json FILE]
+In one process: the encoder; the encoder and a UDP or TCP socket on the loopback; Parquet; and the package `ipfix`,
+which makes a message of Python objects (on a part of the records, and where it is installed).
 """
 
-import argparse
+from __future__ import annotations
+
 import contextlib
+import importlib.util
 import io
-import json
 import socket
-import statistics
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from measure import Bench, Row, alternate
 
 from flowmon import abi
 from flowmon.ipfix.encoder import Encoder, Profile
@@ -33,9 +32,13 @@ from flowmon.ipfix.session import Dictionary, Session
 from flowmon.ipfix.templates import Register
 from flowmon.records import Context, EndedFlows, record_batch
 
+PART = "encode"
+ROUNDS = 3
+RECORDS = (10_000, 100_000, 500_000)
+PACKAGE = "package ipfix"
 DEFAULT = frozenset(CHOICES) - NOT_BY_DEFAULT
 HOSTS, SERVERS = 100_000, 1_000
-PART = 20_000  # of the records, for the package
+PACKAGE_RECORDS = 5_000
 UDP_MESSAGE, STREAM_MESSAGE = 1400, 16384
 NS = 1_000_000_000
 START = 1_800_000_000 * NS
@@ -131,7 +134,7 @@ class Package:
         self._ipfix = ipfix
         encoder = Encoder(Profile(DEFAULT), UDP_MESSAGE)
         is_alike = pc.and_(pc.equal(batch["protocolIdentifier"], 6), pc.equal(batch["ipVersion"], 4))
-        stream = io.BytesIO(_messages(encoder, batch.filter(is_alike).slice(0, PART)))
+        stream = io.BytesIO(_messages(encoder, batch.filter(is_alike).slice(0, PACKAGE_RECORDS)))
         message = ipfix.message.MessageBuffer()
 
         def decode(template: Any, octets: Any, offset: int, recinf: Any) -> Any:  # noqa: ARG001
@@ -187,55 +190,30 @@ def _encode(encoder: Encoder, batch: pa.RecordBatch) -> None:
         pass
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _rate(number: int, work: Callable[[], None]) -> float:
     start = time.perf_counter()
     work()
-    return time.perf_counter() - start
+    return number / (time.perf_counter() - start)
 
 
-def main() -> None:
-    """Measures and prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    batch = record_batch(flows(options.records), Context(0, {2: "eth0"}, 1))
-    encoder, package = Encoder(Profile(DEFAULT), UDP_MESSAGE), Package(batch)
+def measure(bench: Bench) -> Iterator[Row]:
+    """Rows by number of records."""
+    encoder = Encoder(Profile(DEFAULT), UDP_MESSAGE)
     udp, tcp = Sender(socket.SOCK_DGRAM, UDP_MESSAGE), Sender(socket.SOCK_STREAM, STREAM_MESSAGE)
-    work: dict[str, tuple[int, Callable[[], None]]] = {
-        "encoded": (options.records, lambda: _encode(encoder, batch)),
-        "encoded and sent, UDP": (options.records, lambda: udp(batch)),
-        "encoded and sent, TCP": (options.records, lambda: tcp(batch)),
-        "the same as Parquet": (options.records, lambda: _parquet(batch)),
-        "the package ipfix": (len(package), package),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(options.rounds):
-        for name, (_, run) in work.items():
-            seconds[name].append(_timed(run))
-    _print(work, seconds)
-    if options.json:
-        each = {name: [number, seconds[name]] for name, (number, _) in work.items()}
-        options.json.write_text(json.dumps({"records and seconds": each}, indent=1))
-
-
-def _print(work: dict[str, tuple[int, Callable[[], None]]], seconds: dict[str, list[float]]) -> None:
-    print(
-        f"{'biflow records a second':<26}{'median':>12}{'least':>12}{'most':>12}{'ratio':>9}{'its spread':>16}"
-    )
-    rates = {name: [number / took for took in seconds[name]] for name, (number, _) in work.items()}
-    for name, each in rates.items():
-        ratios = sorted(first / other for first, other in zip(rates["encoded"], each, strict=True))
-        spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
-        print(
-            f"{name:<26}{statistics.median(each):>12,.0f}{min(each):>12,.0f}{max(each):>12,.0f}"
-            f"{statistics.median(ratios):>9.2f}{spread:>16}"
-        )
-    print("ratio: how much faster the encoder is, in the same round")
-
-
-if __name__ == "__main__":
-    main()
+    has_package = importlib.util.find_spec("ipfix") is not None
+    if not has_package:
+        bench.note("encode: the package ipfix is not installed, and left out")
+    for number in RECORDS:
+        batch = record_batch(flows(number), Context(0, {2: "eth0"}, 1))
+        work: dict[str, Callable[[], None]] = {
+            "encoded": partial(_encode, encoder, batch),
+            "and sent, UDP": partial(udp, batch),
+            "and sent, TCP": partial(tcp, batch),
+            "as Parquet": partial(_parquet, batch),
+        }
+        runs = {name: partial(_rate, number, run) for name, run in work.items()}
+        if has_package:
+            package = Package(batch)
+            runs[PACKAGE] = partial(_rate, len(package), package)
+        found = alternate(runs, bench.rounds_or(ROUNDS))
+        yield Row(PART, "biflow records", f"{number:,} records", "records/s", found)

@@ -1,24 +1,67 @@
-"""Packets a second of `flowmon -r`: a whole process from start to durable Parquet.
+"""Packets a second of `flowmon -r`, beside others that make flows of a capture.
 
-Captures of a million packets with few, some and many flows, each round in turn.
+Each is a whole process, from its start to the end of its output, on captures of about a million packets with few,
+some and many flows:
 
-    bench/offline.py [--rounds N] [--json FILE]
+* flowmon: to durable Parquet;
+* nfpcapd (of nfdump): to its own files;
+* softflowd: IPFIX biflows over UDP on the loopback, to a socket that drops them; its table is as large as it needs;
+* nfstream: one meter, no dissection, no statistics; the flows are counted by Python, and written nowhere.
+
+Those that are not installed are left out. nfstream is installed into build/nfstream-venv, where pip can.
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 import resource
-import statistics
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import venv
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-FLOWMON = [sys.executable, "-m", "flowmon", "-q"]
-BIFLOWS = {"2,000 biflows": 2_000, "20,000 biflows": 20_000, "100,000 biflows": 100_000}
+from measure import PROJECT, Bench, Row, alternate, at_least, column, environment
+
+PART = "offline"
+ROUNDS = 3
+BIFLOWS = (2_000, 20_000, 100_000)
 PACKETS = 1_000_000
+NFSTREAM = "nfstream"
+NFSTREAM_VENV = PROJECT / "build" / "nfstream-venv"
+COUNT_FLOWS = """
+import sys
+from nfstream import NFStreamer
+flows = NFStreamer(source=sys.argv[1], n_meters=1, n_dissections=0, statistical_analysis=False)
+print(sum(flow.bidirectional_packets for flow in flows))
+"""
+SOFTFLOWD_FLOWS = 1 << 20
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """Rows for each number of flows."""
+    others = _others(bench)
+    for biflows in BIFLOWS:
+        capture = bench.scratch / f"{biflows}.pcap"
+        packets = write_capture(capture, biflows)
+        runs = {
+            name: partial(
+                _whole, [sys.executable, "-m", "flowmon", "-q", "-r", str(capture), "-d"], tree, packets
+            )
+            for name, tree in bench.trees.items()
+        }
+        for name in others:
+            runs[name] = partial(_OTHERS[name], capture, packets)
+        found = alternate(runs, bench.rounds_or(ROUNDS))
+        capture.unlink()
+        size = f"{biflows:,} biflows"
+        targets = (at_least(250_000), *([at_least(1.6, NFSTREAM)] if NFSTREAM in others else []))
+        yield Row(PART, "a capture", size, "packets/s", column(found, "rate"), targets=targets)
+        yield Row(PART, "a packet of a capture", size, "us of CPU", column(found, "cpu_us"))
 
 
 def write_capture(path: Path, biflows: int) -> int:
@@ -33,42 +76,57 @@ def write_capture(path: Path, biflows: int) -> int:
     return int(said.stdout.split(" biflows, ")[1].split()[0])
 
 
-def run(capture: Path) -> tuple[float, float]:
-    """Seconds of the clock, and of the CPU."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryDirectory() as directory:
-        start = time.perf_counter()
-        subprocess.run([*FLOWMON, "-r", capture, "-d", directory], cwd=PROJECT, check=True)
-        took = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def _others(bench: Bench) -> list[str]:
+    """Those that there are; a note of those that there are not."""
+    found = [name for name in ("nfpcapd", "softflowd") if shutil.which(name)]
+    if _has_nfstream():
+        found.append(NFSTREAM)
+    for name in sorted(set(_OTHERS) - set(found)):
+        bench.note(f"offline: {name} is not installed, and left out")
+    return found
 
 
-def main() -> None:
-    """Measures and prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        captures = {name: Path(directory, f"{biflows}.pcap") for name, biflows in BIFLOWS.items()}
-        packets = {name: write_capture(path, BIFLOWS[name]) for name, path in captures.items()}
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in captures}
-        for _ in range(options.rounds):
-            for name, capture in captures.items():
-                found[name].append(run(capture))
-    print(f"{'flowmon -r, packets a second':<30}{'median':>10}{'least':>10}{'most':>10}{'us of CPU':>11}")
-    for name, times in found.items():
-        rates = sorted(packets[name] / took for took, _ in times)
-        cpu = statistics.median(cpu for _, cpu in times) / packets[name] * 1e6
-        print(
-            f"{name:<30}{statistics.median(rates):>10,.0f}{rates[0]:>10,.0f}{rates[-1]:>10,.0f}{cpu:>11.2f}"
+def _has_nfstream() -> bool:
+    python = NFSTREAM_VENV / "bin" / "python"
+    if not python.exists():
+        venv.create(NFSTREAM_VENV, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", NFSTREAM])
+    return subprocess.run([python, "-c", "import nfstream"], capture_output=True).returncode == 0
+
+
+def _whole(command: list[str], tree: Path | None, packets: int) -> dict[str, float]:
+    """Runs a command with an empty directory behind it, and looks at the clocks."""
+    with tempfile.TemporaryDirectory(dir=PROJECT / "build") as directory:
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(
+            [*command, directory],
+            cwd=tree,
+            env=environment(tree) if tree else None,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
         )
-    if options.json:
-        options.json.write_text(json.dumps({"packets": packets, "seconds": found}, indent=1))
+        took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"rate": packets / took, "cpu_us": cpu / packets * 1e6}
 
 
-if __name__ == "__main__":
-    main()
+def _nfpcapd(capture: Path, packets: int) -> dict[str, float]:
+    return _whole(["nfpcapd", "-r", str(capture), "-w"], None, packets)
+
+
+def _softflowd(capture: Path, packets: int) -> dict[str, float]:
+    with socket.socket(type=socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        command = ["softflowd", "-r", str(capture), "-n", f"127.0.0.1:{nobody.getsockname()[1]}"]
+        command += ["-v", "10", "-b", "-m", str(SOFTFLOWD_FLOWS), "-c", "none", "-p"]
+        # The process id goes into a file of the directory.
+        return _whole(["sh", "-c", '"$@"/pid', "sh", *command], None, packets)
+
+
+def _nfstream(capture: Path, packets: int) -> dict[str, float]:
+    command = [str(NFSTREAM_VENV / "bin" / "python"), "-c", COUNT_FLOWS, str(capture)]
+    return _whole(command, None, packets)
+
+
+_OTHERS = {"nfpcapd": _nfpcapd, "softflowd": _softflowd, NFSTREAM: _nfstream}

@@ -1,183 +1,197 @@
-"""What a packet of an existing flow costs: nanoseconds by BPF_PROG_TEST_RUN, less an empty program.
+"""What a packet costs: nanoseconds by BPF_PROG_TEST_RUN, less an empty program.
 
-With --against COMMIT the programs of that commit run in turn with these, and ratios are printed. The deny-list
-and the guard are off, but for the last rows, whose ratio is to the same packet without them.
+Beside it stands the floor: a program that reads a key of 12 octets from TCP over IPv4 and looks it up in a hash
+(bench.bpf.c), run on TCP/IPv4 ACK whatever the row's packet is. The deny-list and the guard are off, but for
+the rows that name them, whose ratio is to the same packet without them.
 
-    bench/per_packet.py [--against COMMIT] [--rounds N] [--json FILE]
+One frame again and again is a TCP segment that is retransmitted, and meets a table that is all in the cache. So
+there are rows in which each segment follows the one before, rows in which each packet is of another of many
+flows, and rows in which it is of a new one: a program that changes the frame comes first, and what that takes in
+front of the empty program is subtracted.
+
+Where all is in the cache, a figure is the least of a few tries: what else is on the CPU only ever adds to it.
 """
 
-import argparse
-import ctypes
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
-from itertools import product
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from measure import FLOWMON, Bench, Row, alternate, at_most
+from programs import Flowmon, OwnPrograms, nanoseconds
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
-from flowmon import abi
-from flowmon.kernel import libbpf
-
-PROJECT = Path(__file__).resolve().parent.parent
-OBJECT = PROJECT / "kern" / "flowmon.bpf.o"
-REPEAT = 500_000
-SCHED_CLS = 3
+PART = "per packet"
+ROUNDS = 13
+REPEAT = 60_000
+TRIES = 5
+NS = "ns"
+EMPTY, FLOOR = "empty", "floor"
 
 ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 IPV4, IPV6 = IP(src="192.0.2.1", dst="192.0.2.2"), IPv6(src="2001:db8::1", dst="2001:db8::2")
+ACK = "TCP/IPv4 ACK"
+OCTETS = 1000  # of a segment
+FRAGMENT = "UDP/IPv4, later fragment"
 PACKETS: dict[str, Packet] = {
-    "TCP/IPv4 ACK": ETHERNET / IPV4 / TCP(sport=1024, dport=80, flags="A"),
-    "TCP/IPv4 data": ETHERNET / IPV4 / TCP(sport=1025, dport=80, flags="PA") / bytes(1000),
+    ACK: ETHERNET / IPV4 / TCP(sport=1024, dport=80, flags="A"),
     "TCP/IPv6 ACK": ETHERNET / IPV6 / TCP(sport=1024, dport=80, flags="A"),
     "UDP/IPv4": ETHERNET / IPV4 / UDP(sport=1024, dport=53) / bytes(64),
+    "UDP/IPv6": ETHERNET / IPV6 / UDP(sport=1024, dport=53) / bytes(64),
     "ICMP echo": ETHERNET / IPV4 / ICMP(id=7) / bytes(56),
-    "TCP/IPv4, one tag": ETHERNET / Dot1Q(vlan=7) / IPV4 / TCP(sport=1024, dport=80, flags="A"),
-    "UDP/IPv4, later fragment": ETHERNET
-    / IP(src="192.0.2.1", dst="192.0.2.2", frag=100, proto=17)
-    / bytes(1000),
+    "TCP/IPv4 ACK, one tag": ETHERNET / Dot1Q(vlan=7) / IPV4 / TCP(sport=1024, dport=80, flags="A"),
+    "TCP/IPv4 data, retransmitted": ETHERNET / IPV4 / TCP(sport=1025, dport=80, flags="PA") / bytes(OCTETS),
+    FRAGMENT: ETHERNET / IP(src="192.0.2.1", dst="192.0.2.2", id=9, frag=100, proto=17) / bytes(1000),
     "UDP/IPv6, destination options": ETHERNET / IPV6 / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=53),
 }
+DATA: dict[str, Packet] = {
+    "TCP/IPv4 data": ETHERNET / IPV4 / TCP(sport=1026, dport=80, flags="PA") / bytes(OCTETS),
+    "TCP/IPv6 data": ETHERNET / IPV6 / TCP(sport=1026, dport=80, flags="PA") / bytes(OCTETS),
+}
+# Whose the later fragment is.
+FIRST_FRAGMENT = bytes(
+    ETHERNET / IP(src="192.0.2.1", dst="192.0.2.2", id=9, flags="MF") / UDP(sport=1, dport=53) / bytes(792)
+)
+TARGETS = (at_most(88), at_most(2.3, FLOOR))
 
+WALKS = (1 << 10, 1 << 16, 1 << 20)  # flows
+NEW_ROOM = 1 << 20  # entries of a table into which new flows go
+FULL = 1 << 16  # entries of a table that is full of them
 
-BLOCKING = ("TCP/IPv4 ACK", "TCP/IPv6 ACK")  # measured with the deny-list and the guard as well
+BLOCKING = (ACK, "TCP/IPv6 ACK")  # measured with the deny-list and the guard as well
 DENIED = 10_000  # prefixes of the list, none of them the packet's
+WITHOUT = "without"
+
+Runs = dict[str, Callable[[], float]]
 
 
-class Program:
-    """The program for ingress on Ethernet of a built object, loaded for as long as this process lives.
-
-    deny, guard_ports: as in the settings. denied: prefixes on the list.
-    """
-
-    def __init__(self, path: Path, deny: int = 0, guard_ports: int = 0, denied: int = 0) -> None:
-        lib = libbpf.library()
-        said: list[str] = []
-        libbpf.set_print(said.append)
-        handle = lib.bpf_object__open_file(os.fsencode(path), None)
-        settings = lib.bpf_object__find_map_by_name(handle, b".rodata")
-        size = ctypes.c_size_t()
-        values = lib.bpf_map__initial_value(settings, ctypes.byref(size))
-        in_use = np.array([0, 1], "u4")  # time_source, plain_unlock; whatever follows stays off
-        if deny or guard_ports:
-            chosen = {"plain_unlock": 1, "deny": deny, "guard_ports": guard_ports, "guard_window_s": 60}
-            in_use = np.array([tuple(chosen.get(name, 0) for name in abi.SETTINGS.names or ())], abi.SETTINGS)
-        ctypes.memmove(values, in_use.ctypes.data, in_use.nbytes)
-        if lib.bpf_object__load(handle) < 0:
-            sys.exit(f"{path} cannot be loaded: {said[-1][-300:] if said else ''}")
-        self.fd = lib.bpf_program__fd(lib.bpf_object__find_program_by_name(handle, b"ingress_ethernet"))
-        if denied:
-            _fill(lib.bpf_map__fd(lib.bpf_object__find_map_by_name(handle, b"deny")), denied)
+def measure(bench: Bench) -> Iterator[Row]:
+    """Rows of existing flows, of many of them, of new ones, and of the deny-list and the guard."""
+    own = OwnPrograms()
+    trees = {name: Flowmon(tree) for name, tree in bench.trees.items()}
+    yield from _existing(bench, own, trees)
+    yield from _data(bench, own, trees)
+    yield from _blocking(bench, own, trees[FLOWMON])
+    if not all(loaded.has_flows() for loaded in trees.values()):
+        sys.exit("a program counted nothing: what was measured is not its work")
+    for loaded in (own, *trees.values()):
+        loaded.close()
+    for flows in WALKS:
+        yield _many(bench, flows)
+    yield _new(bench, "table with room", NEW_ROOM)
+    yield _new(bench, "table full", FULL)
 
 
-def _fill(deny_map: int, denied: int) -> None:
-    """Blocks so many addresses of 10.0.0.0/8."""
-    key, value = np.zeros(1, abi.DENY_KEY), np.zeros(1, abi.DENY_ENTRY)
-    key["prefix_length"] = value["prefix_length"] = 128
-    value["kind"] = abi.DenyKind.DROP
-    for number in range(denied):
-        address = b"\0" * 10 + b"\xff\xff" + (10 << 24 | number * 1021).to_bytes(4)
-        key["address"] = np.frombuffer(address, "u1")
-        libbpf.update(deny_map, key, value)
+def _existing(bench: Bench, own: OwnPrograms, trees: dict[str, Flowmon]) -> Iterator[Row]:
+    """One frame again and again."""
+    ack = bytes(PACKETS[ACK])
+    nanoseconds(own.programs["learn"], ack, 1)
+    for name, packet in PACKETS.items():
+        frame = bytes(packet)
+        runs: Runs = {key: partial(_one, loaded, frame) for key, loaded in trees.items()}
+        runs[FLOOR] = partial(_least, own.programs["look_up"], ack)
+        runs[EMPTY] = partial(_least, own.programs["empty"], frame)
+        targets = TARGETS if name == ACK else ()
+        found = alternate(runs, bench.rounds_or(ROUNDS))
+        yield Row(PART, name, "1 flow", NS, found, EMPTY, targets)
 
 
-class EmptyProgram:
-    """Two instructions: return TC_ACT_UNSPEC."""
-
-    def __init__(self) -> None:
-        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        instructions = np.array([0xFFFFFFFF_0000_00_B7, 0x95], "u8")
-        self.fd = lib.bpf_prog_load(
-            SCHED_CLS, b"empty", b"GPL", instructions.ctypes.data_as(ctypes.c_void_p), 2, None
-        )
-        if self.fd < 0:
-            sys.exit("a BPF program cannot be loaded: run as root")
+def _one(loaded: Flowmon, frame: bytes) -> float:
+    """The first fragment goes before, in case the frame is a later one of it."""
+    nanoseconds(loaded.program, FIRST_FRAGMENT, 1)
+    return _least(loaded.program, frame)
 
 
-def nanoseconds(fd: int, packet: Packet) -> float:
-    """Of one run, the mean of many."""
-    data = np.frombuffer(bytes(packet), "u1")
-    libbpf.test_run(fd, data, 1000)
-    return libbpf.timed_run(fd, data, REPEAT)
+def _least(program: int, frame: bytes) -> float:
+    return min(nanoseconds(program, frame, REPEAT) for _ in range(TRIES))
 
 
-def build(commit: str, directory: Path) -> Path:
-    """The object of another commit."""
-    archive = subprocess.run(
-        ["git", "-C", PROJECT, "archive", commit, "kern"], capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True)
-    subprocess.run(["make", "-s", "-C", directory / "kern"], check=True)
-    return directory / "kern" / "flowmon.bpf.o"
+def _data(bench: Bench, own: OwnPrograms, trees: dict[str, Flowmon]) -> Iterator[Row]:
+    """Segments in order, each new. The floor looks up the flow over IPv4."""
+    programs = {name: loaded.program for name, loaded in trees.items()}
+    programs |= {FLOOR: own.programs["look_up"], EMPTY: own.programs["empty"]}
+    over_ipv4 = bytes(next(iter(DATA.values())))
+    nanoseconds(own.programs["learn"], over_ipv4, 1)
+    for name, packet in DATA.items():
+        sent = dict.fromkeys(programs, 0)
+
+        def run(who: str, packet: Packet = packet, sent: dict[str, int] = sent) -> float:
+            frame = over_ipv4 if who == FLOOR else bytes(packet)
+            tries = []
+            for _ in range(TRIES):
+                tries.append(own.advance(programs[who], frame, OCTETS, REPEAT, sent[who]))
+                sent[who] += REPEAT
+            return min(tries)
+
+        runs: Runs = {who: partial(run, who) for who in programs}
+        found = alternate(runs, bench.rounds_or(ROUNDS))
+        targets = TARGETS if IP in packet else ()
+        yield Row(PART, name, "1 flow", NS, found, EMPTY, targets)
 
 
-def measure(programs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each in turn, so that what else the machine does meets all of them."""
-    found: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, run in programs.items():
-            found[name].append(run())
-    return found
+def _blocking(bench: Bench, own: OwnPrograms, without: Flowmon) -> Iterator[Row]:
+    """With the list and the guard, beside the same packet without."""
+    tree = bench.trees[FLOWMON]
+    kinds = {
+        "an empty deny-list": Flowmon(tree, deny=True),
+        f"{DENIED:,} prefixes": Flowmon(tree, deny=True, denied=DENIED),
+        "a guard": Flowmon(tree, guard_ports=20),
+    }
+    for name in BLOCKING:
+        frame = bytes(PACKETS[name])
+        for how, loaded in kinds.items():
+            runs: Runs = {
+                FLOWMON: partial(_one, loaded, frame),
+                WITHOUT: partial(_one, without, frame),
+                EMPTY: partial(_least, own.programs["empty"], frame),
+            }
+            yield Row(PART, f"{name}, {how}", "1 flow", NS, alternate(runs, bench.rounds_or(ROUNDS)), EMPTY)
+    for loaded in kinds.values():
+        loaded.close()
 
 
-def main() -> None:
-    """Measures and prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--against", metavar="COMMIT")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    fds = {"empty": EmptyProgram().fd, "now": Program(OBJECT).fd}
-    with tempfile.TemporaryDirectory() as directory:
-        if options.against:
-            fds["before"] = Program(build(options.against, Path(directory))).fd
-        table = {}
-        for name, packet in PACKETS.items():
-            runs = {key: (lambda fd=fd, packet=packet: nanoseconds(fd, packet)) for key, fd in fds.items()}
-            table[name] = measure(runs, options.rounds)
-        blocking = {
-            "an empty deny-list": Program(OBJECT, deny=1).fd,
-            f"{DENIED:,} prefixes": Program(OBJECT, deny=1, denied=DENIED).fd,
-            "a guard": Program(OBJECT, guard_ports=20).fd,
-        }
-        for name, (how, fd) in product(BLOCKING, blocking.items()):
-            packet = PACKETS[name]
-            table[f"{name}, {how}"] = measure(
-                {
-                    "empty": lambda packet=packet: nanoseconds(fds["empty"], packet),
-                    "now": lambda fd=fd, packet=packet: nanoseconds(fd, packet),
-                    "before": lambda packet=packet: nanoseconds(fds["now"], packet),
-                },
-                options.rounds,
-            )
-    print(f"{'ns a packet, less the empty program':<44}{'median':>8}{'least':>8}{'most':>8}", end="")
-    print(f"{'before':>8}{'ratio':>8}")
-    for name, found in table.items():
-        empty = statistics.median(found["empty"])
-        now = sorted(value - empty for value in found["now"])
-        print(f"{name:<44}{statistics.median(now):>8.1f}{now[0]:>8.1f}{now[-1]:>8.1f}", end="")
-        if "before" in found:
-            before = [value - empty for value in found["before"]]
-            ratio = statistics.median(a / b for a, b in zip(_less(found["now"], empty), before, strict=True))
-            print(f"{statistics.median(before):>8.1f}{ratio:>8.3f}", end="")
-        print()
-    if options.json:
-        options.json.write_text(json.dumps(table, indent=1))
+def _many(bench: Bench, flows: int) -> Row:
+    """Existing flows in turn, so many of them. Tables are of twice that size."""
+    own = OwnPrograms(2 * flows)
+    trees = {name: Flowmon(tree, max_flows=2 * flows) for name, tree in bench.trees.items()}
+    frame = bytes(PACKETS[ACK])
+    times = max(TRIES * REPEAT, flows)
+    programs = {name: loaded.program for name, loaded in trees.items()}
+    for program in (*programs.values(), own.programs["learn"]):
+        own.walk(program, frame, flows, flows)
+    programs |= {FLOOR: own.programs["look_up"], EMPTY: own.programs["empty"]}
+    runs: Runs = {name: partial(own.walk, program, frame, flows, times) for name, program in programs.items()}
+    found = alternate(runs, bench.rounds_or(ROUNDS))
+    for loaded in (own, *trees.values()):
+        loaded.close()
+    return Row(PART, f"{ACK}, flows in turn", f"{flows:,} flows", NS, found, EMPTY)
 
 
-def _less(values: list[float], empty: float) -> list[float]:
-    return [value - empty for value in values]
+def _new(bench: Bench, size: str, entries: int) -> Row:
+    """Each packet begins a flow. A table with room has it to the last round."""
+    own = OwnPrograms()
+    trees = {name: Flowmon(tree, max_flows=entries) for name, tree in bench.trees.items()}
+    frame = bytes(PACKETS[ACK])
+    rounds = bench.rounds_or(ROUNDS)
+    times = NEW_ROOM // (2 * rounds)
+    begun = dict.fromkeys((*trees, EMPTY), 0)
+    if entries == FULL:
+        for name, loaded in trees.items():
+            own.walk(loaded.program, frame, 1 << 32, 2 * FULL)
+            begun[name] = 2 * FULL
 
+    def run(name: str, program: int) -> float:
+        first = begun[name]
+        begun[name] += times
+        return own.walk(program, frame, 1 << 32, times, first)
 
-if __name__ == "__main__":
-    main()
+    runs: Runs = {name: partial(run, name, loaded.program) for name, loaded in trees.items()}
+    runs[EMPTY] = partial(run, EMPTY, own.programs["empty"])
+    found = alternate(runs, rounds)
+    for loaded in (own, *trees.values()):
+        loaded.close()
+    return Row(PART, "a new flow, TCP/IPv4", size, NS, found, EMPTY)
