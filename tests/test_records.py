@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flowmon import abi
 from flowmon.abi import Direction
 from flowmon.elements import ELEMENTS, RECORD_SCHEMA, columns
-from flowmon.records import Context, EndedFlows, record_batch
+from flowmon.records import BLOCK, Context, EndedFlows, record_batch
 from samples import NS, counters, ended, key, turned
 
 OFFSET = 1_700_000_000 * NS + 123
@@ -286,6 +286,78 @@ def test_counts_are_conserved(flows: EndedFlows) -> None:
                 assert sum(batch.column(name).to_pylist()) == sum(side[element.counter].tolist())
 
 
+# --- where the rows lie in memory ---
+
+
+def random_flows(rows: int) -> EndedFlows:
+    """Any number of them: what they are is for the oracle's test."""
+    random = np.random.default_rng(rows)
+
+    def any_of(dtype: np.dtype) -> np.ndarray:
+        return np.frombuffer(random.bytes(dtype.itemsize * rows), dtype).copy()
+
+    keys, forward, reverse = any_of(abi.FLOW_KEY), any_of(abi.FLOW_COUNTERS), any_of(abi.FLOW_COUNTERS)
+    keys["ip_version"] = random.choice([4, 6], rows)
+    keys["protocol"] = random.choice([TCP, UDP, ICMP, ICMPV6, ESP], rows)
+    keys["in_tunnel"] = random.choice([0, 1], rows)
+    for side in (forward, reverse):
+        side["tunnel_type"] = random.integers(0, len(TUNNEL_TYPES), rows)
+        side["packets"] = random.choice([0, 1, 2], rows)
+    return EndedFlows(keys, forward, reverse, any_of(np.dtype("u8")), any_of(np.dtype("u1")))
+
+
+def some_rows(flows: EndedFlows, rows: slice) -> EndedFlows:
+    return EndedFlows(
+        flows.keys[rows], flows.forward[rows], flows.reverse[rows], flows.flow_id[rows], flows.reasons[rows]
+    )
+
+
+def plain(batch: pa.RecordBatch) -> pa.Table:
+    """Texts without their dictionaries, which may differ where the texts do not."""
+    plain_types = [
+        pa.field(of.name, pa.string()) if pa.types.is_dictionary(of.type) else of for of in RECORD_SCHEMA
+    ]
+    return pa.Table.from_batches([batch]).cast(pa.schema(plain_types))
+
+
+@pytest.mark.parametrize("rows", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 100])
+def test_rows_of_all_blocks_are_recorded(rows: int) -> None:
+    flows = random_flows(rows)
+    pieces = [some_rows(flows, slice(start, start + 1000)) for start in range(0, rows, 1000)]
+    expected = pa.concat_tables([plain(record_batch(piece, CONTEXT)) for piece in pieces])
+    assert plain(record_batch(flows, CONTEXT)).equals(expected)
+
+
+def test_rows_may_lie_anywhere() -> None:
+    """As the rows of both directions in turn, or backwards."""
+    flows = random_flows(100)
+    expected = plain(record_batch(flows, CONTEXT))
+    both = np.empty(200, abi.FLOW_COUNTERS)
+    both[0::2], both[1::2] = flows.forward, flows.reverse
+    keys, flow_id, reasons = (np.repeat(of, 3) for of in (flows.keys, flows.flow_id, flows.reasons))
+    spread = EndedFlows(keys[::3], both[0::2], both[1::2], flow_id[::3], reasons[::3])
+    assert plain(record_batch(spread, CONTEXT)).equals(expected)
+    backwards = record_batch(some_rows(flows, slice(None, None, -1)), CONTEXT)
+    assert plain(backwards).equals(expected.take(pa.array(range(99, -1, -1))))
+
+
+def test_counters_may_be_used_again() -> None:
+    """The next flows' are read into the same memory."""
+    flows = random_flows(100)
+    before = [of.copy() for of in (flows.keys, flows.forward, flows.reverse)]
+    batch = record_batch(flows, CONTEXT)
+    expected = batch.to_pylist()
+    for array, copy in zip((flows.keys, flows.forward, flows.reverse), before, strict=True):
+        assert array.tobytes() == copy.tobytes()
+        array.view("u1")[:] = 0xA5
+    assert batch.to_pylist() == expected
+
+
+def test_part_of_a_batch_is_that_part() -> None:
+    batch = record_batch(random_flows(100), CONTEXT)
+    assert batch.slice(13, 50).to_pylist() == batch.to_pylist()[13:63]
+
+
 # --- examples ---
 
 
@@ -344,6 +416,14 @@ def test_interface_is_named_where_its_name_is_known() -> None:
     assert [of_row["interfaceName"] for of_row in found] == ["eth0", None, "eth0", "wlan0"]
     assert [of_row["ingressInterface"] for of_row in found] == [1, 9, 1, None]
     assert [of_row["egressInterface"] for of_row in found] == [None, None, None, 2]
+
+
+def test_packets_of_a_capture_were_at_no_interface() -> None:
+    keys = np.concatenate([key(ifindex=0), key(ifindex=1), key(ifindex=0, direction=1)])
+    found = records(ended(keys, np.repeat(counters(), 3), np.repeat(counters(0), 3)))
+    names = ("flowDirection", "ingressInterface", "egressInterface", "interfaceName")
+    of_interface = [tuple(of_row[name] for name in names) for of_row in found]
+    assert of_interface == [(None,) * 4, (0, 1, None, "eth0"), (None,) * 4]
 
 
 def test_record_reads_as_the_forward_direction() -> None:

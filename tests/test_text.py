@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmon.text import address_column
+from flowmon.text import address_column, are_mapped
 from samples import packed
 
 # Many zeros, so that runs of equal length and at either end are common.
@@ -63,6 +63,28 @@ def test_rows_of_a_larger_array() -> None:
     table["address"] = [packed(text) for text in ("192.0.2.1", "2001:db8::1", "192.0.2.1")]
     column = address_column(table["address"], np.array([True, False, True]))
     assert column.to_pylist() == ["192.0.2.1", "2001:db8::1", "192.0.2.1"]
+
+
+def test_every_octet_and_every_word_in_every_place() -> None:
+    random = np.random.default_rng(1)
+    ipv4 = np.zeros((256, 16), "u1")
+    ipv4[:, 10:12] = 255
+    ipv4[:, 12:] = np.array([random.permutation(256) for _ in range(4)]).T
+    words = np.array([random.permutation(1 << 16) for _ in range(8)]).T.astype(">u2")
+    rows = np.concatenate([ipv4, np.ascontiguousarray(words).view("u1")])
+    expected = [str(ipaddress.IPv4Address(row[12:].tobytes())) for row in ipv4]
+    expected += [text_of(ipaddress.IPv6Address(row.tobytes())) for row in rows[256:]]
+    assert address_column(rows, np.arange(len(rows)) < 256).to_pylist() == expected
+
+
+def test_mapped_address_among_others() -> None:
+    texts = ["2001:db8::1", "::ffff:255.255.255.255", "::", "::ffff:0.0.0.0", "::fffe:0:0", "10.0.0.0"]
+    raw = np.array([packed(text) for text in texts], "u1")
+    column = address_column(raw, np.array([":" not in text for text in texts]))
+    column.validate(full=True)
+    assert column.to_pylist() == texts
+    mapped = [text.startswith("::ffff:") or ":" not in text for text in texts]
+    assert are_mapped(raw).tolist() == mapped
 
 
 def test_no_rows() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowmon.arrow import from_numpy, to_numpy
 from flowmon.elements import ELEMENTS
 from flowmon.records import TUNNEL_NAMES
 
@@ -63,7 +64,7 @@ class Columns:
 
     def is_null(self, name: str) -> Array:
         """bool[n]."""
-        return self._batch.column(name).is_null().to_numpy(zero_copy_only=False)
+        return to_numpy(self._batch.column(name).is_null())
 
     def numbers(self, name: str) -> Array:
         """The values of a numeric column; a timestamp as nanoseconds since 1970."""
@@ -190,7 +191,7 @@ def _plain(column: pa.Array, null: int = 0) -> Array:
         column = column.view(pa.int64())
     if column.null_count:
         column = pc.fill_null(column, null)
-    return column.to_numpy(zero_copy_only=True)
+    return to_numpy(column)
 
 
 def _encoded_time(ns: Array, unit: str) -> Array:
@@ -222,7 +223,7 @@ class Addresses:
             texts, are_ipv6 = self._texts(name), self.are_ipv6(name)
             rows = np.flatnonzero(are_ipv6[: len(texts)] == (octets == IPV6_OCTETS))
             table = np.zeros((len(texts) + 1, octets), "u1")
-            chosen = texts.take(pa.array(rows))
+            chosen = texts.take(from_numpy(rows))
             table[rows] = _ipv6(chosen) if octets == IPV6_OCTETS else _ipv4(chosen)
             self._tables[name, octets] = table.view(f"V{octets}").reshape(-1)
         return self._tables[name, octets]
@@ -230,7 +231,7 @@ class Addresses:
     def are_ipv6(self, name: str) -> Array:
         """bool[distinct + 1]."""
         if name not in self._are_ipv6:
-            found = pc.match_substring(self._texts(name), ":").to_numpy(zero_copy_only=False)
+            found = to_numpy(pc.match_substring(self._texts(name), ":"))
             self._are_ipv6[name] = np.append(found, False)
         return self._are_ipv6[name]
 
@@ -241,7 +242,7 @@ class Addresses:
 def _ipv4(texts: pa.StringArray) -> Array:
     """uint8[n, 4] of dotted decimals."""
     octets = pc.split_pattern(texts, ".").flatten()
-    return pc.cast(octets, pa.uint8()).to_numpy(zero_copy_only=True).reshape(-1, 4)
+    return to_numpy(pc.cast(octets, pa.uint8())).reshape(-1, 4)
 
 
 def _ipv6(texts: pa.StringArray) -> Array:
