@@ -10,11 +10,12 @@ from enum import IntEnum
 
 import numpy as np
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 SIZE_BINS = 6
 TTL_BINS = 10
 TAKE_BATCH = 4096
+TOTALS_SLOTS = 4096  # of each CPU; the lowest bit of a slot's number is the direction
 NO_WINDOW_SCALE = 255
 TCP = 6
 SYN = 2  # of tcpControlBits
@@ -110,12 +111,16 @@ FLOW_KEY = np.dtype(
 
 FLOW_COUNTERS = np.dtype(
     [
-        ("lock", "u8"),
-        ("last_seen_mono_ns", "u8"),
         ("born_mono_ns", "u8"),
-        ("next_sequence_mono_ns", "u8"),
         ("syn_mono_ns", "u8"),
         ("first_ack_mono_ns", "u8"),
+        ("late_packets", "u8"),
+        ("late_octets", "u8"),
+        ("late_layer2_octets", "u8"),
+        ("late_tcp_control_bits", "u8"),
+        ("lock", "u8"),
+        ("last_seen_mono_ns", "u8"),
+        ("next_sequence_mono_ns", "u8"),
         ("next_sequence", "u4"),
         ("last_ack", "u4"),
         ("initial_sequence", "u4"),
@@ -172,17 +177,13 @@ FLOW_COUNTERS = np.dtype(
         ("padding3", "u1", 2),
         ("dropped_packets", "u8"),
         ("dropped_octets", "u8"),
-        ("late_packets", "u8"),
-        ("late_octets", "u8"),
-        ("late_layer2_octets", "u8"),
-        ("late_tcp_control_bits", "u8"),
     ]
 )
 
-TOTALS_KEY = np.dtype([("ifindex", "u4"), ("direction", "u4")])
-
 INTERFACE_TOTALS = np.dtype(
     [
+        ("ifindex", "u4"),
+        ("in_use", "u4"),
         ("seen_packets", "u8"),
         ("seen_octets", "u8"),
         ("counted_packets", "u8"),
@@ -199,10 +200,44 @@ INTERFACE_TOTALS = np.dtype(
     ]
 )
 
+TOTALS_IN_USE = np.dtype([("slots", "u1", TOTALS_SLOTS)])
+
 TAKE_REQUEST = np.dtype([("key", FLOW_KEY), ("keep_entry", "u4"), ("found", "u4")])
 
 TAKE_BOOKS = np.dtype(
     [("cursor", "u8"), ("taken_flows", "u8"), ("taken_packets", "u8"), ("taken_octets", "u8")]
+)
+
+SCAN_STATE = np.dtype(
+    [
+        ("now_mono_ns", "u8"),
+        ("idle_ns", "u8"),
+        ("active_ns", "u8"),
+        ("linger_ns", "u8"),
+        ("seed", "u8"),
+        ("slice", "u4"),
+        ("slices", "u4"),
+        ("entries", "u8"),
+        ("flows", "u8"),
+        ("packets", "u8"),
+        ("layer2_octets", "u8"),
+        ("due_entries", "u8"),
+        ("rows", "u4"),
+        ("overflow", "u4"),
+    ]
+)
+
+SCAN_ROW = np.dtype(
+    [
+        ("key", FLOW_KEY),
+        ("last_seen_mono_ns", "u8"),
+        ("born_mono_ns", "u8"),
+        ("first_seen_mono_ns", "u8"),
+        ("packets", "u8"),
+        ("layer2_octets", "u8"),
+        ("tcp_closing", "u1"),
+        ("padding", "u1", 7),
+    ]
 )
 
 LOADED_INFO = np.dtype(
@@ -235,7 +270,37 @@ CAPTURED_PACKET = np.dtype(
     ]
 )
 
-REPLAY_STATE = np.dtype([("cursor", "u8"), ("failed", "u8"), ("place", "u8")])
+REPLAY_CHUNK_OCTETS = 1 << 19
+REPLAY_RECORD_MOST = 262_144
+
+REPLAY_CHUNK = np.dtype([("octets", "u1", REPLAY_CHUNK_OCTETS), ("room", "u1", 16 + CAPTURED_MOST)])
+
+
+class ReplayStop(IntEnum):
+    """Why the record in hand is not fed: `enum replay_stop`."""
+
+    GOES_ON = 0
+    READY = 1
+    CUT = 2
+    ODD = 3
+
+
+REPLAY_STATE = np.dtype(
+    [
+        ("cursor", "u8"),
+        ("failed", "u8"),
+        ("place", "u8"),
+        ("latest_ns", "u8"),
+        ("before_ns", "u8"),
+        ("next_ns", "u8"),
+        ("left", "u4"),
+        ("offset", "u4"),
+        ("end", "u4"),
+        ("stop", "u4"),
+        ("longest", "u4"),
+        ("fraction_ns", "u4"),
+    ]
+)
 
 SETTINGS = np.dtype(
     [

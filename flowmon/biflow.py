@@ -64,18 +64,24 @@ def pair(
     if every_interface:
         identity = np.column_stack([conversation, keys["ifindex"].astype("u8")])
         group_hash = hash_rows(identity, seed=0)
-    order, starts = _groups(identity, group_hash)
-    group_of = np.empty(len(keys), np.int64)
-    group_of[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(keys))))
+    group_of, groups = _groups(identity, group_hash)
     born = np.where(born_mono_ns == 0, NEVER, born_mono_ns)
     rank = born if counting is None else np.where(counting, born, born | NOT_COUNTING)
     sides = (~turned, turned)
-    reporters = [_earliest(group_of, rank, side, len(starts)) for side in sides]
-    births = [_birth(group_of, born, side, len(starts)) for side in sides]
+    reporters = [_earliest(group_of, rank, side, groups) for side in sides]
+    births = [_birth(group_of, born, side, groups) for side in sides]
     swap = births[1] < births[0]
     forward = np.where(swap, reporters[1], reporters[0])
     reverse = np.where(swap, reporters[0], reporters[1])
     return Biflows(forward, reverse, flow_id[forward], group_of, turned == swap[group_of])
+
+
+def duplicates(biflows: Biflows) -> Array:
+    """int64[n]: rows of the snapshot that no biflow reports: other points saw the same."""
+    reports = np.zeros(len(biflows.conversation_of), bool)
+    reports[biflows.forward] = True
+    reports[biflows.reverse[biflows.reverse != NONE]] = True
+    return np.flatnonzero(~reports)
 
 
 def canonical(keys: Array) -> tuple[Array, Array]:
@@ -93,7 +99,7 @@ def canonical(keys: Array) -> tuple[Array, Array]:
         (source[:, 0], source[:, 1], source_port * has_ports),
         (destination[:, 0], destination[:, 1], destination_port * has_ports),
     )
-    rows = np.empty((len(keys), 6), "u8")
+    rows = np.empty((6, len(keys)), "u8").T  # each column lies together
     for column in (0, 1):
         rows[:, column] = np.where(turned, destination[:, column], source[:, column])
         rows[:, column + 2] = np.where(turned, source[:, column], destination[:, column])
@@ -137,17 +143,20 @@ def _greater(left: tuple[Array, ...], right: tuple[Array, ...]) -> Array:
     return greater
 
 
-def _groups(identity: Array, hashes: Array) -> tuple[Array, Array]:
-    """(order, starts): rows sorted into groups of equal identity, and where each group starts."""
+def _groups(identity: Array, hashes: Array) -> tuple[Array, int]:
+    """(int64[n], how many): which group of equal identity each row is of."""
     seed = 0
     while True:
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hashes)
         sorted_hashes = hashes[order]
-        new_hash = np.ones(len(order), bool)
-        new_hash[1:] = sorted_hashes[1:] != sorted_hashes[:-1]
-        same = np.flatnonzero(~new_hash)
-        if np.array_equal(identity[order[same]], identity[order[same - 1]]):
-            return order, np.flatnonzero(new_hash)
+        is_new = np.ones(len(order), bool)
+        is_new[1:] = sorted_hashes[1:] != sorted_hashes[:-1]
+        same = np.flatnonzero(~is_new)
+        rows, rows_before = order[same], order[same - 1]
+        if all(np.array_equal(column[rows], column[rows_before]) for column in identity.T):
+            group_of = np.empty(len(order), np.int64)
+            group_of[order] = np.cumsum(is_new) - 1
+            return group_of, int(np.count_nonzero(is_new))
         seed += 1
         hashes = hash_rows(identity, seed)
 
@@ -155,9 +164,13 @@ def _groups(identity: Array, hashes: Array) -> tuple[Array, Array]:
 def _earliest(group_of: Array, rank: Array, chosen: Array, groups: int) -> Array:
     """int64[groups]: of the chosen entries, the one of the lowest rank in each group, or NONE."""
     rows = np.flatnonzero(chosen)
-    rows = rows[np.argsort(rank[rows], kind="stable")[::-1]]
+    group, rank = group_of[rows], rank[rows]
+    lowest = np.full(groups, np.iinfo("u8").max, "u8")
+    np.minimum.at(lowest, group, rank)
+    is_lowest = rank == lowest[group]
     earliest = np.full(groups, NONE, np.int64)
-    earliest[group_of[rows]] = rows  # of several, NumPy keeps the last written: the lowest
+    # Of equals NumPy keeps the last written: the first of them.
+    earliest[group[is_lowest][::-1]] = rows[is_lowest][::-1]
     return earliest
 
 

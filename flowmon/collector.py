@@ -3,8 +3,9 @@
 Rules:
 - The kernel's table is the only flow table. The collector may be killed at any
   time; what it had not taken is still there.
-- Sinks are asked for room before flows are taken. A batch that could not be
-  written after all is held, and no other flow is taken until it is.
+- Sinks are asked for room before flows are taken. While a batch is recorded and written,
+  the next is taken. What could not be written after all, two batches at most, is
+  held, and no other flow is taken until it is.
 - Between intervals the insertion counters are watched. Where the table would
   fill before the next look, flows end early (reason 5) instead of being evicted.
 """
@@ -12,21 +13,21 @@ Rules:
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from flowmon import abi
-from flowmon.analysers.activity import Seen, seen, seen_in_snapshot
-from flowmon.biflow import Biflows, pair
+from flowmon.analysers.activity import Seen, seen
+from flowmon.biflow import NONE, Biflows, duplicates, pair
 from flowmon.durations import Durations
 from flowmon.errors import SinkError
-from flowmon.expiry import Decision, EndReason, Timeouts, decide, end_all
+from flowmon.expiry import AT_ONCE, Decision, EndReason, Timeouts, decide, end_all
 from flowmon.kernel.clock import Clock, SystemClock
-from flowmon.kernel.flow_table import Books, FlowTable, Snapshot
+from flowmon.kernel.flow_table import Books, FlowTable, Look, Resident, Snapshot
 from flowmon.records import Context, EndedFlows, record_batch
 from flowmon.sinks import Metering, Sink
 from flowmon.watch import Watch
@@ -39,6 +40,7 @@ REPORT_SECONDS = 1.0  # between two reports to the sinks
 LOOK_SECONDS = 0.1  # between two looks at the insertion counters
 LOOK_SECONDS_LEAST = 0.005
 HIGH_WATER = 0.6  # of the table; lower where a pass lets more than that come in
+RECORDED_AT_ONCE = 32768  # biflows: counters and columns of so many stay in the cache, and memory is bounded
 SAFETY = 0.1  # of the table, kept free of all reckoning
 
 
@@ -93,6 +95,7 @@ class Collector:
         self._publish = publish
         self.durations = Durations()
         self._pressure = _Pressure(table)
+        self._writer = ThreadPoolExecutor(max_workers=1)  # one: batches are written in turn
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
         """Passes every interval until `stopped()`; `wait(seconds)` may return early."""
@@ -113,7 +116,7 @@ class Collector:
         if not is_ready and self._watch is None:
             self._report_if_due()
             return 0
-        with self.durations.measure("pass"):
+        with self.durations.measure_pass():
             return self._pass(excess, is_ready=is_ready, everything=everything)
 
     def _pass(self, excess: int, *, is_ready: bool, everything: bool) -> int:
@@ -124,32 +127,70 @@ class Collector:
         totals = self._table.totals()[1] if started >= self._report_at else None
         read_at_mono_ns = self._clock.now_mono_ns()
         with measure("snapshot"):
-            snapshot = self._table.snapshot()
-        books = None if totals is None else self._table.books(totals, snapshot)
-        self._notice_evictions(inserted - taken - int(np.count_nonzero(snapshot.states["packets"])))
-        with measure("pair"):
-            biflows = self._pair(snapshot, every_interface=self._options.every_interface)
-        with measure("decide"):
-            if everything:
-                decision = end_all(biflows, snapshot.states)
-            else:
-                decision = decide(snapshot.states, biflows, self._options.timeouts, read_at_mono_ns, excess)
-        if not (is_ready and self._reserve(decision)):
-            decision = Decision(np.zeros_like(decision.reasons), decision.blank)
-            is_ready = False
-        with measure("take"):
-            ended, flows = self._take(snapshot, biflows, decision)
-        if self._watch is not None:
-            with measure("analyse"):
-                found = self._seen(snapshot, biflows, decision, ended, flows)
-                self._watch.passed(found, read_at_mono_ns, self._clock.utc_offset_ns())
-        written = self._write(flows)
+            look = self._look(read_at_mono_ns, excess, everything=everything)
+        books = None if totals is None else self._table.books(totals, look.resident)
+        self._notice_evictions(inserted - taken - look.resident.flows)
+        written, left = 0, look.resident.entries
+        for snapshot in self.durations.each("snapshot", look.parts):
+            biflows, decision = self._decide(snapshot, read_at_mono_ns, excess, everything=everything)
+            left -= int(np.count_nonzero(_leaving(decision)[biflows.conversation_of]))
+            end = self._end(snapshot, biflows, decision, is_ready=is_ready)
+            written, is_ready = written + end.written, end.is_ready
+            if self._watch is not None:
+                with measure("analyse"):
+                    found = self._seen(snapshot, biflows, decision, end)
+                    self._watch.passed(found, read_at_mono_ns, self._clock.utc_offset_ns())
+            if not is_ready:
+                break
         if books is not None:
             self._report(books)
         if is_ready:
-            left = len(snapshot) - int(np.count_nonzero(_leaving(decision)[biflows.conversation_of]))
             self._pressure.passed(made, left, time.monotonic() - started)
         return written
+
+    def _end(self, snapshot: Snapshot, biflows: Biflows, decision: Decision, *, is_ready: bool) -> "_End":
+        """Takes and writes what has ended, in chunks: while one is written, the next is taken."""
+        end = _End(np.zeros(len(biflows), bool), np.zeros(len(biflows), bool), is_ready=is_ready)
+        spare = duplicates(biflows)
+        writing: Future[int] | None = None
+        all_ended = np.flatnonzero(decision.reasons)  # by flow_id: the same order for the same capture
+        for start in range(0, len(all_ended), RECORDED_AT_ONCE):
+            ended = all_ended[start : start + RECORDED_AT_ONCE]
+            end.is_ready = end.is_ready and self._reserve(ended, decision, more=writing is not None)
+            if not end.is_ready:
+                break
+            with self.durations.measure("take"):
+                flows, recorded = self._take(snapshot, biflows, decision, ended, spare)
+            end.taken[ended] = end.recorded[recorded] = True
+            if writing is not None:
+                end.written += writing.result()
+                end.is_ready = not self._unwritten
+            if start + RECORDED_AT_ONCE < len(all_ended):
+                writing = self._writer.submit(self._write, flows)
+            else:
+                writing = None
+                end.written += self._write(flows)
+        if writing is not None:
+            end.written += writing.result()
+        end.is_ready = end.is_ready and not self._unwritten
+        return end
+
+    def _look(self, now_mono_ns: int, excess: int, *, everything: bool) -> Look:
+        """Analysers watch all that is there, and what makes room is chosen of all."""
+        if self._watch is not None or excess > 0:
+            snapshot = self._table.snapshot()
+            return Look(Resident.of(snapshot), iter((snapshot,)))
+        return self._table.look(AT_ONCE if everything else self._options.timeouts, now_mono_ns)
+
+    def _decide(
+        self, snapshot: Snapshot, now_mono_ns: int, excess: int, *, everything: bool
+    ) -> tuple[Biflows, Decision]:
+        with self.durations.measure("pair"):
+            biflows = self._pair(snapshot, every_interface=self._options.every_interface)
+        with self.durations.measure("decide"):
+            if everything:
+                return biflows, end_all(biflows, snapshot.states)
+            return biflows, decide(snapshot.states, biflows, self._options.timeouts, now_mono_ns, excess)
 
     def _pair(self, snapshot: Snapshot, *, every_interface: bool) -> Biflows:
         return pair(
@@ -159,43 +200,63 @@ class Collector:
             counting=snapshot.states["packets"] > 0,
         )
 
-    def _seen(
-        self, snapshot: Snapshot, biflows: Biflows, decision: Decision, ended: Array, flows: EndedFlows
-    ) -> Seen:
+    def _seen(self, snapshot: Snapshot, biflows: Biflows, decision: Decision, end: "_End") -> Seen:
         """For analysers. What each interface reports by itself is one conversation to them, over when it is everywhere."""
         if not self._options.every_interface:
-            return seen(snapshot.keys, snapshot.states, biflows, ended, flows)
+            return seen(snapshot.keys, snapshot.states, biflows, decision.reasons * end.recorded)
         together = self._pair(snapshot, every_interface=False)
         least = np.full(len(together), EndReason.LACK_OF_RESOURCES, "u1")
-        np.minimum.at(least, together.conversation_of, decision.reasons[biflows.conversation_of])
-        return seen_in_snapshot(snapshot.keys, snapshot.states, together, least)
+        np.minimum.at(
+            least, together.conversation_of, (decision.reasons * end.taken)[biflows.conversation_of]
+        )
+        return seen(snapshot.keys, snapshot.states, together, least)
 
-    def _take(self, snapshot: Snapshot, biflows: Biflows, decision: Decision) -> tuple[Array, EndedFlows]:
-        """Which biflows ended, and they with their final counters; duplicates are taken along and dropped."""
-        reason_of_entry = decision.reasons[biflows.conversation_of]
-        rows = np.flatnonzero(reason_of_entry)
-        counters, found = self._table.take(snapshot.keys[rows], reason_of_entry[rows] == EndReason.ACTIVE)
+    def _take(
+        self, snapshot: Snapshot, biflows: Biflows, decision: Decision, ended: Array, spare: Array
+    ) -> tuple[EndedFlows, Array]:
+        """The biflows `ended` with their final counters, but for those without a packet; and which are left.
+
+        Those of their entries that are `spare` are taken along and dropped.
+        """
+        forward_rows, reverse_rows = biflows.forward[ended], biflows.reverse[ended]
+        has_reverse = reverse_rows != NONE
+        if len(spare):
+            are_ended = np.zeros(len(biflows), bool)
+            are_ended[ended] = True
+            spare = spare[are_ended[biflows.conversation_of[spare]]]
+        # What comes back is in step with `ended`: forward, then reverse.
+        rows = np.concatenate((forward_rows, reverse_rows[has_reverse], spare))
+        is_active = decision.reasons[biflows.conversation_of[rows]] == EndReason.ACTIVE
+        counters, found = self._table.take(snapshot.keys.take(rows), is_active)
         if not found.all():
             counters[:-1][~found] = np.zeros(1, abi.FLOW_COUNTERS)
-        # The last row stands for "no such entry": all zero.
-        place = np.full(len(snapshot) + 1, len(rows), np.int64)
-        place[rows] = np.arange(len(rows))
-        ended = np.flatnonzero(decision.reasons)
-        forward_rows, reverse_rows = biflows.forward[ended], biflows.reverse[ended]
-        forward, reverse = place[forward_rows], place[reverse_rows]
-        packets = counters["packets"]
-        forward_packets, reverse_packets = packets[forward], packets[reverse]
-        keep = (forward_packets > 0) | (reverse_packets > 0)
-        recorded = int(forward_packets.sum() + reverse_packets.sum())
+        number = len(ended)
+        forward = counters[:number]
+        if has_reverse.all():
+            reverse = counters[number : 2 * number]
+        else:
+            # The last row stands for "no such entry": all zero.
+            place = np.full(number, len(rows))
+            place[has_reverse] = number + np.arange(np.count_nonzero(has_reverse))
+            reverse = counters.take(place)
+        packets = forward["packets"] + reverse["packets"]
+        recorded = int(packets.sum())
         self.tally.packets += recorded
-        self.tally.duplicate_packets += int(packets.sum()) - recorded
-        return ended[keep], EndedFlows(
-            keys=snapshot.keys[forward_rows[keep]],
-            forward=counters[forward[keep]],
-            reverse=counters[reverse[keep]],
-            flow_id=biflows.flow_id[ended[keep]],
-            reasons=decision.reasons[ended[keep]],
+        self.tally.duplicate_packets += int(counters["packets"].sum()) - recorded
+        flows = EndedFlows(
+            keys=snapshot.keys.take(forward_rows),
+            forward=forward,
+            reverse=reverse,
+            flow_id=biflows.flow_id[ended],
+            reasons=decision.reasons[ended],
         )
+        has_packets = packets > 0
+        if self._watch is not None:
+            chosen = np.concatenate((has_packets, has_packets[has_reverse], np.ones(len(spare), bool)))
+            _bring_up_to_date(snapshot.states, rows[chosen], counters, np.flatnonzero(chosen))
+        if has_packets.all():
+            return flows, ended
+        return _some(flows, has_packets), ended[has_packets]
 
     def _write(self, flows: EndedFlows) -> int:
         if len(flows) == 0:
@@ -210,24 +271,25 @@ class Collector:
             name = EndReason(reason).name.lower()
             self.tally.by_reason[name] = self.tally.by_reason.get(name, 0) + int(number)
         exported_at_ns = self._clock.now_mono_ns() + offset
-        self._unwritten = [(sink, batch, exported_at_ns) for sink in self._sinks]
+        self._unwritten += [(sink, batch, exported_at_ns) for sink in self._sinks]
         with self.durations.measure("write"):
             self._write_unwritten()
         log.debug("%d records, by reason so far %s", batch.num_rows, self.tally.by_reason)
         return len(flows)
 
-    def _reserve(self, decision: Decision) -> bool:
-        """Whether every sink has room for what has ended."""
-        rows = int(np.count_nonzero((decision.reasons != EndReason.GOES_ON) & ~decision.blank))
+    def _reserve(self, ended: Array, decision: Decision, *, more: bool) -> bool:
+        """Whether every sink has room for these biflows."""
+        rows = len(ended) - int(np.count_nonzero(decision.blank[ended]))
         if not rows:
             return True
         try:
             for sink in self._sinks:
-                sink.reserve(rows)
+                sink.reserve(rows, more=more)
         except SinkError as error:
             self._complain(error, "the flows stay in the table")
             return False
-        self._relent()
+        if not more:
+            self._relent()
         return True
 
     def _write_unwritten(self) -> bool:
@@ -244,6 +306,7 @@ class Collector:
 
     def finish(self) -> list[str]:
         """After the last pass: reports how it ended, and waits for the sinks; what these complain of."""
+        self._writer.shutdown()
         if self._watch is not None:
             self._watch.finish()
         self._report(self._table.books())
@@ -314,9 +377,31 @@ def _connections(flows: EndedFlows) -> int:
     return int(np.count_nonzero(is_tcp & (flows.forward["tcp_control_bits"] & abi.SYN != 0)))
 
 
+def _some(flows: EndedFlows, chosen: Array) -> EndedFlows:
+    """Those of bool[flows]."""
+    rows = np.flatnonzero(chosen)
+    return EndedFlows(**{one.name: getattr(flows, one.name).take(rows) for one in fields(flows)})
+
+
+def _bring_up_to_date(states: Array, rows: Array, counters: Array, taken: Array) -> None:
+    """What analysers see of flows that were taken: their final counters, which are those at `taken`."""
+    for name in states.dtype.names or ():
+        states[name][rows] = counters[name][taken]
+
+
 def _leaving(decision: Decision) -> Array:
     """bool[biflows]: whose entries are deleted."""
     return (decision.reasons != EndReason.GOES_ON) & (decision.reasons != EndReason.ACTIVE)
+
+
+@dataclass
+class _End:
+    """What became of the biflows of a snapshot. taken, recorded: bool[biflows]; blank and evicted ones leave no record."""
+
+    taken: Array
+    recorded: Array
+    is_ready: bool  # the sinks take more
+    written: int = 0
 
 
 class _Pressure:
@@ -333,7 +418,7 @@ class _Pressure:
         self._rate = 0.0  # entries made a second
         self._last_made = self._made_at_pass = table.entries_made()
         self._last_look = time.monotonic()
-        self._entries_at_pass = len(table.snapshot())
+        self._entries_at_pass = table.resident().entries
 
     def passed(self, made: int, entries: int, seconds: float) -> None:
         """A pass left so many entries in the table; `made` was the counter before it."""

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STEPS = ("snapshot", "pair", "decide", "take", "record", "write", "analyse", "pass")
 # A pass over a few flows takes milliseconds, over millions seconds.
@@ -21,18 +24,41 @@ class Histogram:
 
 
 class Durations:
-    """How long the steps of the collector took. One thread observes."""
+    """How long the steps of the collector took: of a pass each one once, however often it came. One thread measures."""
 
     def __init__(self) -> None:
+        self._of_this_pass: dict[str, float] = {}
         self._counts: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Takes in how long the block takes."""
+        """Takes in how long the block takes, as a part of this pass."""
         started = time.perf_counter()
         yield
-        self.observe(step, time.perf_counter() - started)
+        self._add(step, time.perf_counter() - started)
+
+    def each(self, step: str, items: Iterator[T]) -> Iterator[T]:
+        """The items; that they are made is a part of the step."""
+        while True:
+            started = time.perf_counter()
+            item = next(items, None)
+            self._add(step, time.perf_counter() - started)
+            if item is None:
+                return
+            yield item
+
+    @contextmanager
+    def measure_pass(self) -> Iterator[None]:
+        """A pass, in the block."""
+        self._of_this_pass.clear()
+        with self.measure("pass"):
+            yield
+        for step, seconds in self._of_this_pass.items():
+            self.observe(step, seconds)
+
+    def _add(self, step: str, seconds: float) -> None:
+        self._of_this_pass[step] = self._of_this_pass.get(step, 0.0) + seconds
 
     def observe(self, step: str, seconds: float) -> None:
         """Takes in how long one of STEPS took."""

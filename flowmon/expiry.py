@@ -52,6 +52,9 @@ class Timeouts:
     linger_ns: int = 1 * NS
 
 
+AT_ONCE = Timeouts(idle_ns=0, active_ns=0, linger_ns=0)
+
+
 @dataclass(frozen=True)
 class Decision:
     """reasons: uint8[biflows], EndReason; blank: bool[biflows], to leave without a record."""

@@ -40,7 +40,7 @@ SUBPROGRAM int wait_for_lock(struct flow_counters *counters)
 
 static __always_inline int lock_counters(struct flow_counters *counters)
 {
-	return try_lock(counters) || wait_for_lock(counters);
+	return LIKELY(try_lock(counters)) || wait_for_lock(counters);
 }
 
 /* A plain store releases the lock where the CPU keeps stores in order; elsewhere it takes a barrier. */
@@ -123,7 +123,7 @@ static __always_inline void account_interval(struct flow_counters *counters, con
 		counters->minimum_interval_ns = interval;
 	if (interval > counters->maximum_interval_ns)
 		counters->maximum_interval_ns = interval;
-	if (high) { /* over 4.3 s: (high * 2^32 + low)^2 in 128 bits */
+	if (RARELY(high)) { /* over 4.3 s: (high * 2^32 + low)^2 in 128 bits */
 		__u64 cross = low * high;
 		__u64 sum = square + (cross << 33);
 
@@ -138,7 +138,7 @@ static __always_inline void account_sizes(struct flow_counters *counters, const 
 {
 	__u32 full = packet->segments - 1;
 
-	if (full) {
+	if (RARELY(full)) {
 		if (packet->segment_ip_length > counters->maximum_ip_length)
 			counters->maximum_ip_length = packet->segment_ip_length;
 		counters->size_histogram[size_bin(packet->segment_ip_length)] += full;
@@ -166,9 +166,9 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	int begins = counters->packets == 0;
 
 	/* Another CPU may have read its clock later and come first. */
-	if (packet->now_mono_ns < counters->last_seen_mono_ns)
+	if (RARELY(packet->now_mono_ns < counters->last_seen_mono_ns))
 		packet->now_mono_ns = counters->last_seen_mono_ns;
-	if (begins)
+	if (RARELY(begins))
 		begin_record(counters, packet);
 	else
 		account_interval(counters, packet);
@@ -176,13 +176,13 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	counters->packets += packet->segments;
 	counters->octets += packet->wire_ip_octets;
 	counters->layer2_octets += packet->wire_layer2_octets;
-	if (is_dropped(packet)) {
+	if (RARELY(is_dropped(packet))) {
 		counters->dropped_packets += packet->segments;
 		counters->dropped_octets += packet->wire_ip_octets;
 	}
 	account_sizes(counters, packet);
 	account_ttl(counters, packet);
-	if (packet->ipv4_options | packet->ipv6_extension_headers) {
+	if (RARELY(packet->ipv4_options | packet->ipv6_extension_headers)) {
 		counters->ipv4_options |= packet->ipv4_options;
 		counters->ipv6_extension_headers |= packet->ipv6_extension_headers;
 	}
@@ -218,6 +218,33 @@ static __always_inline __u32 account_late(struct flow_counters *counters, struct
 	return COUNTED;
 }
 
+static __always_inline void compare_directions(const struct flow_counters *counters, struct packet *packet,
+					       struct other_side *other)
+{
+	if (packet->key.protocol != IPPROTO_TCP || packet->unread)
+		return;
+	if (RARELY(starts_before_highest(counters, packet)))
+		look_at_other_side(&packet->key, counters, other);
+	if (RARELY((packet->tcp_control_bits & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)))
+		settle_window_scale(&packet->key, packet);
+}
+
+/* Makes an entry with the packet counted in it; says whether.  Apart, for the verifier as for the cache: it is rare. */
+SUBPROGRAM int account_first(struct packet *packet)
+{
+	struct flow_counters *counters = fresh_counters();
+	struct other_side other = {};
+
+	if (!counters || !packet)
+		return 0;
+	compare_directions(counters, packet, &other);
+	account_packet(counters, packet, &other);
+	if (map_insert(flows, &packet->key, counters) != 0)
+		return 0;
+	packet->entries_made++;
+	return 1;
+}
+
 /* COUNTED, or the reason why not. */
 static __always_inline __u32 account(struct packet *packet, int *begins)
 {
@@ -226,29 +253,17 @@ static __always_inline __u32 account(struct packet *packet, int *begins)
 	for (int try = 0; try < ENTRY_TRIES; try++) {
 		struct flow_counters *counters = map_lookup(flows, &packet->key);
 		struct other_side other = {};
-		int is_new = !counters;
 
-		if (is_new)
-			counters = fresh_counters();
-		if (!counters)
-			continue;
-		if (packet->key.protocol == IPPROTO_TCP && !packet->unread) {
-			if (starts_before_highest(counters, packet))
-				look_at_other_side(&packet->key, counters, &other);
-			if ((packet->tcp_control_bits & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
-				settle_window_scale(&packet->key, packet);
+		if (RARELY(!counters)) {
+			if (!account_first(packet))
+				continue;
+			*begins = 1;
+			return COUNTED;
 		}
-		if (is_new) {
-			*begins = account_packet(counters, packet, &other);
-			if (map_insert(flows, &packet->key, counters) == 0) {
-				packet->entries_made++;
-				return COUNTED;
-			}
-			continue;
-		}
-		if (!lock_counters(counters))
+		compare_directions(counters, packet, &other);
+		if (RARELY(!lock_counters(counters)))
 			return account_late(counters, packet);
-		if (counters->state == FLOW_LIVE) {
+		if (LIKELY(counters->state == FLOW_LIVE)) {
 			*begins = account_packet(counters, packet, &other);
 			unlock_counters(counters);
 			return COUNTED;
@@ -259,23 +274,41 @@ static __always_inline __u32 account(struct packet *packet, int *begins)
 	return why;
 }
 
+static __always_inline struct interface_totals *claim_totals(struct interface_totals *point, __u32 slot,
+							     __u32 ifindex)
+{
+	__u32 zero = 0;
+	struct totals_in_use *in_use = map_lookup(totals_in_use, &zero);
+
+	if (in_use)
+		in_use->slots[slot & (TOTALS_SLOTS - 1)] = 1;
+	point->ifindex = ifindex;
+	point->in_use = 1;
+	return point;
+}
+
 static __always_inline struct interface_totals *totals_of(__u32 ifindex, __u32 direction)
 {
-	struct totals_key key = { .ifindex = ifindex, .direction = direction };
-	struct interface_totals *own = map_lookup(totals, &key);
-	struct interface_totals *start;
-	__u32 zero = 0;
+	__u32 first = bpf_get_smp_processor_id() * TOTALS_SLOTS;
+	struct interface_totals *point;
 
-	if (own)
-		return own;
-	start = map_lookup(blank_totals, &zero);
-	if (start)
-		map_insert(totals, &key, start);
-	own = map_lookup(totals, &key);
-	if (own)
-		return own;
-	key.ifindex = 0; /* the loader made this one, for when the map is full */
-	return map_lookup(totals, &key);
+	for (int try = 0; try < TOTALS_TRIES; try++) {
+		__u32 slot = ((ifindex + try) << 1 | direction) & (TOTALS_SLOTS - 1);
+		__u32 index = first + slot;
+
+		if (slot < 2 && ifindex)
+			continue; /* the place of ifindex 0 */
+		point = map_lookup(totals, &index);
+		if (!point)
+			return NULL;
+		if (LIKELY(point->ifindex == ifindex && point->in_use))
+			return point;
+		if (!point->in_use)
+			return claim_totals(point, slot, ifindex);
+	}
+	first += direction;
+	point = map_lookup(totals, &first);
+	return !point || point->in_use ? point : claim_totals(point, direction, 0);
 }
 
 #endif /* ACCOUNT_BPF_H */

@@ -8,6 +8,10 @@
 #ifndef COMPAT_H
 #define COMPAT_H
 
+/* Keeps what is rare out of the way of what every packet runs through: less of it to fetch among other code. */
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define RARELY(condition) __builtin_expect(!!(condition), 0)
+
 #ifdef FLOWMON_BCC
 
 #include <uapi/linux/bpf.h>

@@ -8,8 +8,8 @@
  *            └──── reason why not ──────┴──▶ totals of the observation point
  *
  * Four programs observe: two hooks, with or without an Ethernet header.  The
- * other two are not attached: the collector runs `take` to take flows out, and
- * `replay` to feed a capture to the first of the four.
+ * others are not attached: the collector runs `take` to take flows out, and
+ * `replay` or `replay_records` to feed a capture to the first of the four.
  */
 #include "compat.h"
 #include "flowmon.h"
@@ -22,10 +22,9 @@ SETTINGS;
 #include "tcp.bpf.h"
 #include "account.bpf.h"
 
-/* What begins afresh with a record: all but the TCP state in front and the late counts behind. */
-#define RECORD_BYTES                                              \
-	(__builtin_offsetof(struct flow_counters, late_packets) - \
-	 __builtin_offsetof(struct flow_counters, first_seen_mono_ns))
+/* What begins afresh with a record. */
+#define RECORD_BYTES \
+	(sizeof(struct flow_counters) - __builtin_offsetof(struct flow_counters, first_seen_mono_ns))
 
 static __always_inline void add_to_totals(const struct packet *packet, __u32 outcome, int begins)
 {
@@ -36,11 +35,11 @@ static __always_inline void add_to_totals(const struct packet *packet, __u32 out
 	point->seen_packets += packet->segments;
 	point->seen_octets += packet->wire_layer2_octets;
 	point->entries_made += packet->entries_made;
-	if (is_dropped(packet)) {
+	if (RARELY(is_dropped(packet))) {
 		point->dropped_packets += packet->segments;
 		point->dropped_octets += packet->wire_layer2_octets;
 	}
-	if (outcome == COUNTED) {
+	if (LIKELY(outcome == COUNTED)) {
 		point->counted_packets += packet->segments;
 		point->counted_octets += packet->wire_layer2_octets;
 		point->flows_inserted += begins;
@@ -80,7 +79,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int ha
 	int begins = 0;
 	__u32 outcome;
 
-	if (!packet)
+	if (RARELY(!packet))
 		return TC_ACT_UNSPEC;
 	packet->key.direction = direction;
 	packet->window_scale = TCP_NO_WINDOW_SCALE;
@@ -95,7 +94,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int ha
 		packet->end = skb->len;
 	}
 	outcome = parse(skb, packet, has_ethernet);
-	if (outcome == PARSED) {
+	if (LIKELY(outcome == PARSED)) {
 		packet->now_mono_ns = now_ns(skb);
 		outcome = account(packet, &begins);
 	} else {
@@ -190,10 +189,24 @@ PROGRAM(take)(struct __sk_buff *skb)
 }
 
 /*
- * Puts the next packet of a capture into the buffer and goes on in `replay_target`,
- * which is the program for ingress on Ethernet.  Run as `take` is.  The buffer is
- * as long as any packet: what is left in it of longer ones is not looked at.
+ * Goes on in `replay_target`, which is the program for ingress on Ethernet, with the
+ * packet that is in the buffer.  The buffer is as long as any packet: what is left in
+ * it of longer ones is not looked at.
  */
+static __always_inline void hand_on(struct __sk_buff *skb, struct replay_state *state, __u64 time_ns,
+				    __u32 length)
+{
+	skb->tstamp = time_ns;
+	skb->cb[CAPTURED_LENGTH] = length;
+	state->latest_ns = time_ns;
+	state->place++;
+	skb->cb[CAPTURED_PLACE] = state->place;
+	skb->cb[CAPTURED_PLACE + 1] = state->place >> 32;
+	map_call(replay_target, skb, 0);
+	state->failed++; /* not reached, if the call succeeds */
+}
+
+/* Feeds the next of `replay_packets`.  Run as `take` is. */
 PROGRAM(replay)(struct __sk_buff *skb)
 {
 	struct captured_packet *packet;
@@ -212,15 +225,64 @@ PROGRAM(replay)(struct __sk_buff *skb)
 		state->failed++;
 		return TC_ACT_UNSPEC;
 	}
-	skb->tstamp = packet->time_ns;
 	skb->cb[CAPTURED_END] = packet->end;
 	skb->cb[CAPTURED_LAYER2_LENGTH] = packet->layer2_length;
-	skb->cb[CAPTURED_LENGTH] = length;
-	state->place++;
-	skb->cb[CAPTURED_PLACE] = state->place;
-	skb->cb[CAPTURED_PLACE + 1] = state->place >> 32;
-	map_call(replay_target, skb, 0);
-	state->failed++; /* not reached, if the call succeeds */
+	hand_on(skb, state, packet->time_ns, length);
+	return TC_ACT_UNSPEC;
+}
+
+/* Whether the next record of the chunk is to be fed now; if not, state->stop says why. */
+static __always_inline __u32 look_at_record(struct replay_state *state, const struct pcap_record *record)
+{
+	__u32 octets = state->end - state->offset;
+
+	if (octets < sizeof(*record))
+		return REPLAY_CUT;
+	if (record->captured > record->wire_length || record->captured > state->longest ||
+	    (__u64)record->fraction * state->fraction_ns >= NS_PER_S)
+		return REPLAY_ODD;
+	if (octets - sizeof(*record) < record->captured)
+		return REPLAY_CUT;
+	state->next_ns = record->seconds * NS_PER_S + record->fraction * state->fraction_ns;
+	return state->next_ns >= state->before_ns || !state->left ? REPLAY_READY : REPLAY_GOES_ON;
+}
+
+/*
+ * Feeds the next record of `replay_chunk`, one that libpcap would give just so.  Run as
+ * `take` is; once it has stopped, it does nothing more.
+ */
+PROGRAM(replay_records)(struct __sk_buff *skb)
+{
+	const struct pcap_record *record;
+	struct replay_state *state;
+	struct replay_chunk *chunk;
+	__u32 zero = 0, offset, length;
+
+	state = map_lookup(replay_state, &zero);
+	chunk = map_lookup(replay_chunk, &zero);
+	if (!state || !chunk || state->stop)
+		return TC_ACT_UNSPEC;
+	offset = state->offset;
+	if (offset >= REPLAY_CHUNK_OCTETS) {
+		state->stop = REPLAY_CUT;
+		return TC_ACT_UNSPEC;
+	}
+	record = (void *)&chunk->octets[offset];
+	state->stop = look_at_record(state, record);
+	if (state->stop)
+		return TC_ACT_UNSPEC;
+	length = record->captured;
+	state->left--;
+	state->offset = offset + sizeof(*record) + length;
+	skb->cb[CAPTURED_END] = record->wire_length;
+	skb->cb[CAPTURED_LAYER2_LENGTH] = record->wire_length;
+	if (length > CAPTURED_MOST)
+		length = CAPTURED_MOST;
+	if (length && bpf_skb_store_bytes(skb, 0, record + 1, length, 0)) {
+		state->failed++;
+		return TC_ACT_UNSPEC;
+	}
+	hand_on(skb, state, state->next_ns + 1, length); /* the table's 0 means never */
 	return TC_ACT_UNSPEC;
 }
 

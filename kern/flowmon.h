@@ -11,7 +11,7 @@
 #ifndef FLOWMON_H
 #define FLOWMON_H
 
-#define FLOWMON_ABI_VERSION 4
+#define FLOWMON_ABI_VERSION 5
 
 #define FLOWMON_SIZE_BINS 6
 #define FLOWMON_TTL_BINS 10
@@ -57,18 +57,27 @@ enum tcp_closing {
 #define TCP_NO_WINDOW_SCALE 255
 
 /*
- * The counters of one flow_key.  The first part lives as long as the entry
+ * The counters of one flow_key.  What comes first lives as long as the entry
  * (it carries the TCP state over an active timeout); from first_seen_mono_ns
  * on, all is of the current record and starts afresh with the next one.
  * packets == 0 means that the current record has not begun.
+ *
+ * What every packet changes, and what the collector looks at, lies together
+ * from the lock on.
  */
 struct flow_counters {
-	__u64 lock; /* enum flow_lock */
-	__u64 last_seen_mono_ns;
 	__u64 born_mono_ns; /* first packet of the entry; of a capture, its place in it */
-	__u64 next_sequence_mono_ns; /* when next_sequence last advanced */
 	__u64 syn_mono_ns; /* latest SYN */
 	__u64 first_ack_mono_ns; /* first segment that is nothing but an ACK */
+	/* Of packets that could not have the lock: added atomically, apart from all the rest. */
+	__u64 late_packets;
+	__u64 late_octets;
+	__u64 late_layer2_octets;
+	__u64 late_tcp_control_bits;
+
+	__u64 lock; /* enum flow_lock */
+	__u64 last_seen_mono_ns;
+	__u64 next_sequence_mono_ns; /* when next_sequence last advanced */
 	__u32 next_sequence; /* highest sequence number sent, plus one */
 	__u32 last_ack;
 	__u32 initial_sequence; /* of the latest SYN */
@@ -126,12 +135,6 @@ struct flow_counters {
 	__u8 padding3[2];
 	__u64 dropped_packets; /* of the packets, those that the deny-list or the guard dropped */
 	__u64 dropped_octets; /* IP */
-
-	/* Of packets that could not have the lock: added atomically, apart from all the rest. */
-	__u64 late_packets;
-	__u64 late_octets;
-	__u64 late_layer2_octets;
-	__u64 late_tcp_control_bits;
 };
 _Static_assert(sizeof(struct flow_counters) == 456, "flow_counters is 456 bytes without holes");
 
@@ -166,13 +169,17 @@ enum ignored_reason {
 	IGNORED_REASONS,
 };
 
-/* Totals of one observation point, per CPU. */
-struct totals_key {
-	__u32 ifindex; /* 0 = all that found no entry of their own */
-	__u32 direction;
-};
+/*
+ * Totals of the observation points.  Each CPU has TOTALS_SLOTS of its own, so that
+ * nothing is added atomically.  A point takes the first free slot of its CPU
+ * from its interface's place on; the lowest bit of a slot's number is the direction.
+ */
+#define TOTALS_SLOTS 4096
+#define TOTALS_TRIES 8
 
 struct interface_totals {
+	__u32 ifindex; /* 0: of a capture, or of all that found no free slot */
+	__u32 in_use;
 	__u64 seen_packets; /* on the wire */
 	__u64 seen_octets; /* layer 2 */
 	__u64 counted_packets;
@@ -188,6 +195,10 @@ struct interface_totals {
 	__u64 ignored_octets[IGNORED_REASONS];
 };
 
+struct totals_in_use {
+	__u8 slots[TOTALS_SLOTS];
+};
+
 /* One flow that the collector takes out of the table. */
 struct take_request {
 	struct flow_key key;
@@ -201,6 +212,41 @@ struct take_books {
 	__u64 taken_flows;
 	__u64 taken_packets;
 	__u64 taken_octets; /* layer 2, as seen_octets */
+};
+
+/*
+ * What the collector asks of a look at the whole table, and what comes of it.
+ * An entry is due where its conversation may be over.
+ */
+struct scan_state {
+	__u64 now_mono_ns;
+	__u64 idle_ns;
+	__u64 active_ns;
+	__u64 linger_ns;
+	__u64 seed; /* of the hash that stands for a conversation */
+	__u32 slice; /* which entries are fetched: of so many slices, by the hash, this one */
+	__u32 slices;
+	/* `find` counts: */
+	__u64 entries;
+	__u64 flows; /* whose record has begun */
+	__u64 packets;
+	__u64 layer2_octets;
+	__u64 due_entries;
+	/* `fetch` counts: */
+	__u32 rows;
+	__u32 overflow; /* 1: there was no room for all */
+};
+
+/* One entry of a conversation that may be over. */
+struct scan_row {
+	struct flow_key key;
+	__u64 last_seen_mono_ns;
+	__u64 born_mono_ns;
+	__u64 first_seen_mono_ns;
+	__u64 packets;
+	__u64 layer2_octets;
+	__u8 tcp_closing;
+	__u8 padding[7];
 };
 
 /* Written once by the loader: what is loaded, and how. */
@@ -308,11 +354,50 @@ struct captured_packet {
 	__u8 octets[CAPTURED_MOST]; /* an Ethernet frame */
 };
 
-/* Where the replay program stands. */
+/*
+ * Octets of a pcap file as they lie in it.  A record of the longest kind that is
+ * walked fits in whole; behind them there is room for what is read before it is
+ * known to be beyond the end.
+ */
+#define REPLAY_CHUNK_OCTETS (1 << 19)
+#define REPLAY_RECORD_MOST 262144 /* octets of a packet: libpcap's bound for Ethernet */
+
+struct replay_chunk {
+	__u8 octets[REPLAY_CHUNK_OCTETS];
+	__u8 room[16 + CAPTURED_MOST];
+};
+
+/* What is before each packet in a pcap file. */
+struct pcap_record {
+	__u32 seconds;
+	__u32 fraction; /* of the second: in us or ns */
+	__u32 captured; /* octets that follow */
+	__u32 wire_length;
+};
+
+/* Why replay_records does not feed the record that it is at. */
+enum replay_stop {
+	REPLAY_GOES_ON = 0,
+	REPLAY_READY = 1, /* it may be fed, but is not before `before_ns`, or `left` is 0 */
+	REPLAY_CUT = 2, /* it is not whole in the chunk */
+	REPLAY_ODD = 3, /* what it says is for libpcap to make sense of */
+};
+
+/* Where the replay programs stand. */
 struct replay_state {
-	__u64 cursor; /* next packet */
+	__u64 cursor; /* next of replay_packets */
 	__u64 failed; /* packets that could not be handed on */
 	__u64 place; /* of the latest packet in the capture */
+	__u64 latest_ns; /* its time */
+	/* What follows is of replay_records. */
+	__u64 before_ns; /* the capture's time; feed nothing from it on */
+	__u64 next_ns; /* of the record at `offset`, where `stop` is REPLAY_READY */
+	__u32 left; /* records that may be fed */
+	__u32 offset; /* of the next record in the chunk */
+	__u32 end; /* of what is in the chunk */
+	__u32 stop; /* enum replay_stop */
+	__u32 longest; /* octets that a packet may have */
+	__u32 fraction_ns; /* nanoseconds in one of a record's fractions: 1000 or 1 */
 };
 
 /* What the replay program says in __sk_buff.cb[] of a packet from a capture (TIME_SKB_TSTAMP). */

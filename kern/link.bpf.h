@@ -148,15 +148,15 @@ static __always_inline __u32 parse_ethernet(struct __sk_buff *skb, struct packet
 	__u32 why;
 	struct ethhdr *ethernet = header_at(skb, 0, sizeof(*ethernet), &why);
 
-	if (!ethernet)
+	if (RARELY(!ethernet))
 		return why;
 	packet->ether_type = ethernet->h_proto;
 	packet->network_offset = sizeof(*ethernet);
-	if (skb->vlan_present) {
+	if (RARELY(skb->vlan_present)) {
 		packet->key.vlan_id = skb->vlan_tci & VLAN_ID_MASK;
 		packet->buffer_length += VLAN_TAG_LENGTH;
 	}
-	return is_ip(packet->ether_type) ? PARSED : walk_link_layer(skb, packet, 1);
+	return LIKELY(is_ip(packet->ether_type)) ? PARSED : walk_link_layer(skb, packet, 1);
 }
 
 #endif /* LINK_BPF_H */

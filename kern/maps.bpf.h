@@ -8,7 +8,10 @@
 #ifndef MAX_FLOWS
 #define MAX_FLOWS 65536
 #endif
-#define MAX_POINTS 4096 /* interfaces times directions with totals of their own */
+#define MAX_ATTACHED 4096
+#ifndef TOTALS_CPUS
+#define TOTALS_CPUS 1
+#endif
 #define MAX_FRAGMENTED 4096 /* fragmented datagrams under way */
 #define TAKE_BATCH 4096
 #define MAX_DENIED 65536
@@ -25,8 +28,9 @@ MAP(MAP_LRU_HASH, flows, struct flow_key, struct flow_counters, MAX_FLOWS, 0);
 /* What a new entry is made in (too large for the stack). */
 PRIVATE_MAP(MAP_PERCPU_ARRAY, fresh, __u32, struct flow_counters, 1, 0);
 
-MAP(MAP_PERCPU_HASH, totals, struct totals_key, struct interface_totals, MAX_POINTS, 0);
-MAP(MAP_ARRAY, blank_totals, __u32, struct interface_totals, 1, 0);
+/* A plain array, since the collector reads it in place; and which slots are in use on any CPU. */
+MAP(MAP_ARRAY, totals, __u32, struct interface_totals, TOTALS_CPUS *TOTALS_SLOTS, BPF_F_MMAPABLE);
+MAP(MAP_ARRAY, totals_in_use, __u32, struct totals_in_use, 1, BPF_F_MMAPABLE);
 
 /* Whose the later fragments of a datagram are. */
 struct fragment_key {
@@ -90,11 +94,12 @@ MAP(MAP_ARRAY, take_books, __u32, struct take_books, 1, BPF_F_MMAPABLE);
 
 /* A capture's packets on their way into the program that meets those of an interface. */
 PRIVATE_MAP(MAP_ARRAY, replay_packets, __u32, struct captured_packet, REPLAY_BATCH, BPF_F_MMAPABLE);
+PRIVATE_MAP(MAP_ARRAY, replay_chunk, __u32, struct replay_chunk, 1, BPF_F_MMAPABLE);
 PRIVATE_MAP(MAP_ARRAY, replay_state, __u32, struct replay_state, 1, BPF_F_MMAPABLE);
 PRIVATE_MAP(MAP_PROGRAMS, replay_target, __u32, __u32, 1, 0);
 
 /* Not used by the programs: what the loader leaves for those who come later. */
 MAP(MAP_ARRAY, loaded, __u32, struct loaded_info, 1, 0);
-MAP(MAP_HASH, attachments, __u32, struct attachment, MAX_POINTS, 0);
+MAP(MAP_HASH, attachments, __u32, struct attachment, MAX_ATTACHED, 0);
 
 #endif /* MAPS_BPF_H */

@@ -96,14 +96,14 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct packet *pa
 	struct iphdr *ip = header_at(skb, offset, sizeof(*ip), &why);
 	__u16 fragment;
 
-	if (!ip)
+	if (RARELY(!ip))
 		return why;
 	packet->ip_header_length = ip->ihl * 4;
 	packet->ip_length = bpf_ntohs(ip->tot_len);
-	if (packet->ip_length == 0 && may_exceed_length_field(skb))
+	if (RARELY(packet->ip_length == 0) && may_exceed_length_field(skb))
 		packet->ip_length = available;
-	if (ip->version != 4 || packet->ip_header_length < sizeof(*ip) ||
-	    packet->ip_length < packet->ip_header_length || packet->ip_length > available)
+	if (RARELY(ip->version != 4 || packet->ip_header_length < sizeof(*ip) ||
+		   packet->ip_length < packet->ip_header_length || packet->ip_length > available))
 		return IGNORED_BAD_IP_HEADER;
 	map_ipv4(packet->key.source_address, ip->saddr);
 	map_ipv4(packet->key.destination_address, ip->daddr);
@@ -112,12 +112,12 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct packet *pa
 	packet->class_of_service = ip->tos;
 	packet->ttl = ip->ttl;
 	fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS);
-	if (fragment) {
+	if (RARELY(fragment)) {
 		packet->identification = bpf_ntohs(ip->id);
 		packet->fragment =
 			fragment & bpf_htons(IPV4_FRAGMENT_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
 	}
-	if (packet->ip_header_length > sizeof(*ip)) {
+	if (RARELY(packet->ip_header_length > sizeof(*ip))) {
 		if (offset + packet->ip_header_length > readable_length(skb))
 			return IGNORED_TRUNCATED;
 		packet->ipv4_options =
@@ -252,16 +252,16 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct packet *pa
 	__u32 why, first_word, offset = bounded(packet->network_offset), available = packet->end - offset;
 	struct ipv6hdr *ip = header_at(skb, offset, sizeof(*ip), &why);
 
-	if (!ip)
+	if (RARELY(!ip))
 		return why;
 	packet->ip_header_length = sizeof(*ip);
 	packet->ip_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	packet->key.protocol = ip->nexthdr;
-	if (ip->payload_len == 0)
+	if (RARELY(ip->payload_len == 0))
 		packet->ip_length = ipv6_length_beyond_field(skb, packet, offset, available);
 	first_word = bpf_ntohl(*(__be32 *)ip);
-	if (first_word >> 28 != IPV6_VERSION || packet->ip_length < sizeof(*ip) ||
-	    packet->ip_length > available)
+	if (RARELY(first_word >> 28 != IPV6_VERSION || packet->ip_length < sizeof(*ip) ||
+		   packet->ip_length > available))
 		return IGNORED_BAD_IP_HEADER;
 	__builtin_memcpy(packet->key.source_address, &ip->saddr, 16);
 	__builtin_memcpy(packet->key.destination_address, &ip->daddr, 16);
@@ -269,7 +269,7 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct packet *pa
 	packet->class_of_service = first_word >> 20;
 	packet->flow_label = first_word & 0xfffff;
 	packet->ttl = ip->hop_limit;
-	if (ipv6_extension_length(packet->key.protocol, 0)) {
+	if (RARELY(ipv6_extension_length(packet->key.protocol, 0))) {
 		why = walk_extensions(skb, packet);
 		if (why != PARSED)
 			return why;

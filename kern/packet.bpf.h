@@ -122,11 +122,11 @@ static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u3
 {
 	void *header = PACKET_POINTER(skb, data) + offset;
 
-	if (is_capture() && offset + length > readable_length(skb)) {
+	if (is_capture() && RARELY(offset + length > readable_length(skb))) {
 		*why = IGNORED_TRUNCATED;
 		return NULL;
 	}
-	if (header + length <= PACKET_POINTER(skb, data_end))
+	if (LIKELY(header + length <= PACKET_POINTER(skb, data_end)))
 		return header;
 	if (offset + length > skb->len) {
 		*why = IGNORED_TRUNCATED;

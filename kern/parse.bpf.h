@@ -37,7 +37,7 @@ static __always_inline void measure(struct __sk_buff *skb, struct packet *packet
 {
 	__u32 headers = packet->ip_header_length + packet->transport_header_length;
 
-	if (packet->jumbo_header_length) {
+	if (RARELY(packet->jumbo_header_length)) {
 		headers -= packet->jumbo_header_length;
 		packet->ip_length -= packet->jumbo_header_length;
 		packet->buffer_length -= packet->jumbo_header_length;
@@ -48,7 +48,7 @@ static __always_inline void measure(struct __sk_buff *skb, struct packet *packet
 	packet->last_ip_length = packet->ip_length;
 	packet->wire_ip_octets = packet->ip_length;
 	packet->wire_layer2_octets = packet->buffer_length;
-	if (packet->segments > 1) {
+	if (RARELY(packet->segments > 1)) {
 		__u32 repeated = packet->segments - 1;
 		__u32 payload = skb->gso_size;
 		__u32 layer2_extra = skb->vlan_present ? VLAN_TAG_LENGTH : 0;
@@ -78,22 +78,22 @@ static __always_inline __u32 parse(struct __sk_buff *skb, struct packet *packet,
 		if (!is_ip(packet->ether_type))
 			why = walk_link_layer(skb, packet, 1);
 	}
-	if (why == PARSED)
+	if (LIKELY(why == PARSED))
 		why = parse_network(skb, packet);
 	/* Whatever is wrong behind its addresses, who sent it is known. */
 	if (packet->key.ip_version && may_block(packet)) {
 		packet->segments = skb->gso_segs ? skb->gso_segs : 1;
 		look_up_source(packet);
 	}
-	if (why == PARSED)
+	if (LIKELY(why == PARSED))
 		why = parse_transport(skb, packet);
-	if (why != PARSED)
+	if (RARELY(why != PARSED))
 		return why;
 	if (SETTING(guard_ports) && packet->verdict == VERDICT_NONE && is_guarded(packet))
 		guard_ports(packet);
-	if (packet->fragment)
+	if (RARELY(packet->fragment))
 		settle_fragment(packet, now_ns(skb));
-	if ((SETTING(decap) || skb->gso_segs > 1) && leads_to_tunnel(packet))
+	if (RARELY(SETTING(decap) || skb->gso_segs > 1) && leads_to_tunnel(packet))
 		for (int level = 0; level < TUNNEL_LEVELS && leads_to_tunnel(packet); level++)
 			if (!enter_tunnel(skb, packet) || !SETTING(decap))
 				break;

@@ -159,7 +159,7 @@ static __always_inline void account_sequence(struct flow_counters *counters, con
 {
 	__u32 end = packet->sequence + sequence_length(packet);
 
-	if (starts_before_highest(counters, packet)) {
+	if (RARELY(starts_before_highest(counters, packet))) {
 		switch (judge(counters, packet, other)) {
 		case SEQUENCE_RETRANSMITTED:
 			counters->retransmitted_packets += packet->segments;
@@ -213,19 +213,19 @@ static __always_inline void account_tcp(struct flow_counters *counters, const st
 	__u16 bits = packet->tcp_control_bits;
 
 	counters->tcp_control_bits |= bits;
-	if (bits & TCP_RST) {
+	if (RARELY(bits & TCP_RST)) {
 		counters->rst_packets += packet->segments;
 		counters->tcp_closing |= TCP_CLOSING_RST;
 		return;
 	}
-	if (bits & TCP_SYN) {
+	if (RARELY(bits & TCP_SYN)) {
 		counters->syn_packets += packet->segments;
 		begin_connection(counters, packet);
 	}
 	account_sequence(counters, packet, other);
 	account_ack(counters, packet);
 	account_window(counters, packet);
-	if (bits & TCP_FIN) {
+	if (RARELY(bits & TCP_FIN)) {
 		counters->fin_packets++; /* the last segment's, when a super-packet is cut up */
 		counters->tcp_closing |= TCP_CLOSING_FIN;
 	}

@@ -90,15 +90,15 @@ static __always_inline __u32 parse_tcp(struct __sk_buff *skb, struct packet *pac
 	__u32 why, header_length;
 	struct tcphdr *tcp;
 
-	if (room < sizeof(*tcp))
+	if (RARELY(room < sizeof(*tcp)))
 		return IGNORED_TRUNCATED;
 	tcp = transport_header_at(skb, offset, sizeof(*tcp), &why);
-	if (!tcp)
+	if (RARELY(!tcp))
 		return why;
 	header_length = tcp->doff * 4;
-	if (header_length < sizeof(*tcp))
+	if (RARELY(header_length < sizeof(*tcp)))
 		return IGNORED_BAD_TRANSPORT_HEADER;
-	if (header_length > room) {
+	if (RARELY(header_length > room)) {
 		if (packet->fragment != FRAGMENT_FIRST)
 			return IGNORED_BAD_TRANSPORT_HEADER;
 		header_length = room; /* its options go on in the next fragment */
@@ -109,7 +109,7 @@ static __always_inline __u32 parse_tcp(struct __sk_buff *skb, struct packet *pac
 	packet->acknowledgement = bpf_ntohl(tcp->ack_seq);
 	packet->window = bpf_ntohs(tcp->window);
 	packet->tcp_control_bits = bpf_ntohs(((__be16 *)tcp)[6]) & TCP_CONTROL_BITS;
-	if (packet->tcp_control_bits & TCP_SYN) {
+	if (RARELY(packet->tcp_control_bits & TCP_SYN)) {
 		__u32 options = tcp_options_at(skb, offset + sizeof(*tcp), header_length - sizeof(*tcp));
 
 		packet->maximum_segment_size = options >> 8;
@@ -125,10 +125,10 @@ static __always_inline __u32 parse_ports(struct __sk_buff *skb, struct packet *p
 	__u32 why;
 	__be16 *ports;
 
-	if (room < header_length)
+	if (RARELY(room < header_length))
 		return IGNORED_TRUNCATED;
 	ports = transport_header_at(skb, offset, header_length, &why);
-	if (!ports)
+	if (RARELY(!ports))
 		return why;
 	packet->transport_header_length = header_length;
 	note_ports(packet, ports[0], ports[1]);
@@ -262,12 +262,12 @@ static __always_inline __u32 parse_transport(struct __sk_buff *skb, struct packe
 	__u32 room = packet->ip_length - packet->ip_header_length;
 	__u32 why;
 
-	if (packet->fragment == FRAGMENT_LATER) {
+	if (RARELY(packet->fragment == FRAGMENT_LATER)) {
 		packet->unread = 1;
 		return PARSED;
 	}
 	why = parse_transport_at(skb, packet, offset, room);
-	if (why == IGNORED_TRUNCATED && packet->fragment == FRAGMENT_FIRST) {
+	if (RARELY(why == IGNORED_TRUNCATED) && packet->fragment == FRAGMENT_FIRST) {
 		packet->unread = 1;
 		packet->orphan = 1;
 		return PARSED;

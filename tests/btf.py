@@ -48,6 +48,9 @@ class Btf:
             if kind in (STRUCT, ENUM):
                 self._named[_text(self._strings, name)] = self._types[-1]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._named
+
     def size(self, name: str) -> int:
         return self._named[name].size_or_type
 

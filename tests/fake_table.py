@@ -10,7 +10,9 @@ import numpy as np
 from flowmon import abi
 from flowmon.abi import Closing
 from flowmon.analysers.activity import FIN, RST
-from flowmon.kernel.flow_table import FLOW_STATE, Books, Snapshot
+from flowmon.biflow import canonical
+from flowmon.expiry import Timeouts
+from flowmon.kernel.flow_table import FLOW_STATE, POINT, Books, Look, Resident, Snapshot
 from samples import NS
 
 RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
@@ -54,20 +56,35 @@ class FakeTable:
     def totals(self) -> tuple[np.ndarray, np.ndarray]:
         totals = np.zeros(1, abi.INTERFACE_TOTALS)
         totals["flows_inserted"] = self._inserted
-        return np.zeros(1, abi.TOTALS_KEY), totals
+        return np.zeros(1, POINT), totals
 
-    def books(self, totals: np.ndarray | None = None, snapshot: Snapshot | None = None) -> Books:
-        """What a real one makes of `totals` and the snapshot, as far as a test looks at it."""
+    def books(self, totals: np.ndarray | None = None, resident: Resident | None = None) -> Books:
+        """What a real one makes of `totals` and what is in it, as far as a test looks at it."""
         inserted = self.totals()[1] if totals is None else totals
-        states = (snapshot or self.snapshot()).states
         numbers = dict.fromkeys((one.name for one in fields(Books)), 0) | {
             "ignored_packets": {},
             "ignored_octets": {},
             "flows_inserted": int(inserted["flows_inserted"].sum()),
             "taken_flows": self._taken,
-            "resident_flows": int(np.count_nonzero(states["packets"])),
+            "resident_flows": (resident or self.resident()).flows,
         }
         return Books(**numbers)
+
+    def resident(self) -> Resident:
+        return Resident.of(self.snapshot())
+
+    def look(self, timeouts: Timeouts, now_mono_ns: int) -> Look:
+        """Each conversation of which an entry is due."""
+        found = self.snapshot()
+        conversations = [one.tobytes() for one in canonical(found.keys)[0]]
+        due = {
+            conversation
+            for conversation, state in zip(conversations, found.states, strict=True)
+            if is_due(state, timeouts, now_mono_ns)
+        }
+        rows = np.flatnonzero([one in due for one in conversations])
+        part = Snapshot(found.keys[rows], found.states[rows])
+        return Look(Resident.of(found), iter((part,) if len(rows) else ()))
 
     def snapshot(self) -> Snapshot:
         keys = np.frombuffer(b"".join(self.entries), abi.FLOW_KEY)
@@ -98,3 +115,14 @@ class FakeTable:
     @property
     def packets(self) -> int:
         return sum(int(entry["packets"][0]) for entry in self.entries.values())
+
+
+def is_due(state: np.void, timeouts: Timeouts, now_mono_ns: int) -> bool:
+    """Whether an entry by itself says that its conversation may be over."""
+    silent = max(0, now_mono_ns - int(state["last_seen_mono_ns"]))
+    age = max(0, now_mono_ns - int(state["first_seen_mono_ns"]))
+    return bool(
+        silent >= timeouts.idle_ns
+        or (state["tcp_closing"] and silent >= timeouts.linger_ns)
+        or (state["packets"] and age >= timeouts.active_ns)
+    )

@@ -19,13 +19,14 @@ KERN = Path(__file__).parent.parent / "kern"
 STRUCTS = {
     "flow_key": abi.FLOW_KEY,
     "flow_counters": abi.FLOW_COUNTERS,
-    "totals_key": abi.TOTALS_KEY,
+    "totals_in_use": abi.TOTALS_IN_USE,
     "interface_totals": abi.INTERFACE_TOTALS,
     "take_request": abi.TAKE_REQUEST,
     "take_books": abi.TAKE_BOOKS,
     "loaded_info": abi.LOADED_INFO,
     "attachment": abi.ATTACHMENT,
     "captured_packet": abi.CAPTURED_PACKET,
+    "replay_chunk": abi.REPLAY_CHUNK,
     "replay_state": abi.REPLAY_STATE,
     "settings": abi.SETTINGS,
     "deny_key": abi.DENY_KEY,
@@ -33,7 +34,10 @@ STRUCTS = {
     "guard_source": abi.GUARD_SOURCE,
     "guard_entry": abi.GUARD_ENTRY,
     "guard_books": abi.GUARD_BOOKS,
+    "scan_state": abi.SCAN_STATE,
+    "scan_row": abi.SCAN_ROW,
 }
+OBJECTS = ("flowmon.bpf.o", "scan.bpf.o")
 
 # The enum in C, what its names begin with, and one that counts the others.
 ENUMS = {
@@ -44,6 +48,7 @@ ENUMS = {
     abi.Tunnel: ("tunnel_type", "TUNNEL_", None),
     abi.TimeSource: ("time_source", "TIME_", None),
     abi.DenyKind: ("deny_kind", "DENY_", None),
+    abi.ReplayStop: ("replay_stop", "REPLAY_", None),
 }
 
 CONSTANTS = {
@@ -51,6 +56,9 @@ CONSTANTS = {
     "FLOWMON_SIZE_BINS": abi.SIZE_BINS,
     "FLOWMON_TTL_BINS": abi.TTL_BINS,
     "CAPTURED_MOST": abi.CAPTURED_MOST,
+    "REPLAY_CHUNK_OCTETS": abi.REPLAY_CHUNK_OCTETS,
+    "REPLAY_RECORD_MOST": abi.REPLAY_RECORD_MOST,
+    "TOTALS_SLOTS": abi.TOTALS_SLOTS,
     "TCP_NO_WINDOW_SCALE": abi.NO_WINDOW_SCALE,
     "DENY_REASON_MOST": abi.DENY_REASON_MOST,
     "GUARD_PORTS_MOST": abi.GUARD_PORTS_MOST,
@@ -64,10 +72,10 @@ def unavailable(reason: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def built() -> Btf:
-    if not (KERN / "flowmon.bpf.o").exists():
-        unavailable("kern/flowmon.bpf.o is not built: make object")
-    return Btf(KERN / "flowmon.bpf.o")
+def built() -> list[Btf]:
+    if not all((KERN / name).exists() for name in OBJECTS):
+        unavailable("the objects of kern/ are not built: make object")
+    return [Btf(KERN / name) for name in OBJECTS]
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +102,12 @@ def layout_of(dtype: np.dtype) -> Layout:
 
 
 @pytest.mark.parametrize("name", STRUCTS)
-def test_struct_is_that_of_the_object(built: Btf, name: str) -> None:
-    assert layout_of(STRUCTS[name]) == built.layout(name)
-    assert STRUCTS[name].itemsize == built.size(name)
+def test_struct_is_that_of_the_objects(built: list[Btf], name: str) -> None:
+    having = [one for one in built if name in one]
+    assert having
+    for one in having:
+        assert layout_of(STRUCTS[name]) == one.layout(name)
+        assert STRUCTS[name].itemsize == one.size(name)
 
 
 @pytest.mark.parametrize("ours", ENUMS)

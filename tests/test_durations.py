@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +32,32 @@ def test_block_is_measured_by_its_own_time(monkeypatch: pytest.MonkeyPatch) -> N
     now = [7.0]
     monkeypatch.setattr(durations.time, "perf_counter", lambda: now[0])
     kept = Durations()
-    with kept.measure("pass"):
-        now[0] += 3
-        with kept.measure("take"):
-            now[0] += 0.25
+    for _ in range(2):
+        with kept.measure_pass():
+            now[0] += 3
+            for _ in range(2):  # the parts of a step are one
+                with kept.measure("take"):
+                    now[0] += 0.25
     histograms = kept.histograms()
-    assert {step: one.seconds for step, one in histograms.items()} == {"pass": 3.25, "take": 0.25}
+    assert {step: one.seconds for step, one in histograms.items()} == {"pass": 7, "take": 1}
+    assert {one.counts[-1] for one in histograms.values()} == {2}
+
+
+def test_items_are_made_as_a_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [7.0]
+    monkeypatch.setattr(durations.time, "perf_counter", lambda: now[0])
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            now[0] += 2
+            yield number
+
+    kept = Durations()
+    with kept.measure_pass():
+        for _ in kept.each("snapshot", items()):
+            now[0] += 0.5
+    histograms = kept.histograms()
+    assert {step: one.seconds for step, one in histograms.items()} == {"pass": 7.5, "snapshot": 6}
 
 
 def test_what_was_read_stays_as_it_was() -> None:

@@ -64,7 +64,7 @@ class FakeMap:
 def snapshot(found: FakeMap, state: np.dtype[Any]) -> Snapshot:
     source: Any = SimpleNamespace(open_map=lambda _: -1, open_program=lambda _: -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow_table, "map_into_memory", lambda *_: np.zeros(1))
+        patch.setattr(flow_table, "map_into_memory", lambda *_: np.zeros(abi.TOTALS_SLOTS))
         patch.setattr(flow_table.libbpf, "map_info", lambda _: SimpleNamespace(id=1, max_entries=1))
         patch.setattr(flow_table.libbpf, "lookup_batch", found.lookup_batch)
         return FlowTable(source, state).snapshot()

@@ -5,6 +5,7 @@ kernel reads and writes in place.
 """
 
 import ctypes
+import mmap
 import os
 from collections.abc import Callable
 from functools import cache
@@ -148,16 +149,18 @@ def library() -> ctypes.CDLL:
     return lib
 
 
+_DEBUG = 2  # LIBBPF_DEBUG: what libbpf does, step by step, in a thousand lines a load
+
 _callback: Callable[..., int] | None = None  # the C side keeps a pointer to it
 
 
 def set_print(write: Callable[[str], None] | None) -> None:
-    """Sends what libbpf says (and the verifier's log) line by line to `write`; None drops it."""
+    """Sends what libbpf warns of and tells (and the verifier's log) line by line to `write`; None drops it."""
     global _callback  # noqa: PLW0603 - there is one libbpf in a process
     libc = ctypes.CDLL(None)
 
-    def forward(_level: int, template: bytes, arguments: int | None) -> int:
-        if write is not None:
+    def forward(level: int, template: bytes, arguments: int | None) -> int:
+        if write is not None and level != _DEBUG:
             text = ctypes.create_string_buffer(1 << 16)
             libc.vsnprintf(text, ctypes.c_size_t(len(text)), template, ctypes.c_void_p(arguments))
             write(text.value.decode(errors="replace").rstrip())
@@ -280,6 +283,17 @@ def lookup_batch(fd: int, cursor: Array, keys: Array, values: Array, *, first: b
     return count.value, True
 
 
+def run_syscall_program(fd: int) -> None:
+    """BPF_PROG_TEST_RUN of a program of type SYSCALL, once."""
+    options = TestRunOptions(sz=ctypes.sizeof(TestRunOptions))
+    check(library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "BPF_PROG_TEST_RUN")
+
+
+def into_memory(fd: int, dtype: np.dtype[Any], entries: int) -> Array:
+    """An mmapable array map as a NumPy array: what is written there, the programs see."""
+    return np.frombuffer(mmap.mmap(fd, entries * dtype.itemsize), dtype, entries)
+
+
 def test_run(fd: int, packet: Array, repeat: int) -> None:
     """BPF_PROG_TEST_RUN of a TC program, `repeat` times on a packet of at least 14 bytes.
 
@@ -300,6 +314,13 @@ def timed_run(fd: int, packet: Array, repeat: int) -> float:
     if result != -4:
         check(result, "BPF_PROG_TEST_RUN")
     return float(options.duration)
+
+
+@cache
+def cpu_ids() -> int:
+    """One more than the highest number that a CPU can have."""
+    spans = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return int(spans[-1].split("-")[-1]) + 1
 
 
 @cache

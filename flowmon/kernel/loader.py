@@ -24,7 +24,7 @@ from flowmon.errors import ConfigError, KernelError
 from flowmon.kernel import libbpf, pins
 from flowmon.kernel.bcc_dialect import bcc_source
 from flowmon.kernel.clock import monotonic_ns
-from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, TAKE, MapSource, PinSet
+from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, TAKE, PinSet
 
 SOURCES = Path(__file__).resolve().parent.parent / "kern"
 SOURCE = SOURCES / "flowmon.bpf.c"
@@ -32,9 +32,9 @@ OBJECT = SOURCES / "flowmon.bpf.o"
 DEFAULT_MAX_FLOWS = 65536
 GUARDED_SOURCES = 16384  # in the guard's registry
 
-REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay")
-REPLAY_MAPS = ("replay_packets", "replay_state", "replay_target")
-ALL_PROGRAMS = (*PROGRAMS, "replay")
+REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay", "replay_records")
+REPLAY_MAPS = ("replay_packets", "replay_chunk", "replay_state", "replay_target")
+ALL_PROGRAMS = (*PROGRAMS, "replay", "replay_records")
 
 # These keep stores in order (total store order): a plain store releases a lock.
 _ORDERED_STORES = ("x86_64", "i686", "s390x")
@@ -105,7 +105,7 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
             _load_with_libbpf(pin_set, options)
         else:
             _load_with_bcc(pin_set, options)
-        _prepare_maps(pin_set, options, loader)
+        _note(pin_set, options, loader)
     except BaseException:
         for path in set(pin_set.directory.iterdir()) - before:
             path.unlink()
@@ -232,7 +232,12 @@ def _loaded_object(
         raise ConfigError(f"{options.object_path} is not a BPF object that libbpf can open: {_last(said)}")
     try:
         map_handles = {name: _find(lib.bpf_object__find_map_by_name, opened, name, options) for name in maps}
-        sizes = {"flows": options.max_flows, "replay_packets": abi.REPLAY_BATCH, "guard": _guarded(options)}
+        sizes = {
+            "flows": options.max_flows,
+            "totals": libbpf.cpu_ids() * abi.TOTALS_SLOTS,
+            "replay_packets": abi.REPLAY_BATCH,
+            "guard": _guarded(options),
+        }
         for name, handle in map_handles.items():
             if name in reused:
                 libbpf.check(lib.bpf_map__reuse_fd(handle, reused[name]), name)
@@ -285,7 +290,6 @@ class PrivateSet:
                 self._descriptors = {name: os.dup(fd) for name, fd in descriptors.items()}
         else:
             self._load_with_bcc(options)
-        _prepare_totals(self)
         program = np.array([self._descriptors["ingress_ethernet"]], "u4")
         libbpf.update(self._descriptors["replay_target"], np.zeros(1, "u4"), program)
 
@@ -413,7 +417,7 @@ def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
             " (the bcc of PyPI is another package)"
         ) from None
     flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
-    flags.append(f"-DMAX_GUARDED={_guarded(options)}")
+    flags += [f"-DMAX_GUARDED={_guarded(options)}", f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():
@@ -438,12 +442,6 @@ def _bcc_refused(error: Exception) -> KernelError:
     )
 
 
-def _prepare_maps(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
-    """The totals, and the note of how this was loaded."""
-    _prepare_totals(pin_set)
-    _note(pin_set, options, loader)
-
-
 def _note(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
     info = read_loaded_info(pin_set)  # of an earlier load, or zero
     settings = options.settings()
@@ -454,17 +452,6 @@ def _note(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
     info["owner_pid"] = options.owner_pid
     info["loaded_mono_ns"] = monotonic_ns()
     write_loaded_info(pin_set, info)
-
-
-def _prepare_totals(source: MapSource) -> None:
-    """The entry for all that find none of their own."""
-    fd = source.open_map("totals")
-    for direction in abi.Direction:
-        key = np.array([(0, direction)], abi.TOTALS_KEY)
-        zero = np.zeros(libbpf.possible_cpus(), abi.INTERFACE_TOTALS)
-        if not libbpf.lookup(fd, key, zero):
-            libbpf.update(fd, key, zero)
-    os.close(fd)
 
 
 def read_loaded_info(pin_set: PinSet) -> np.ndarray[Any, np.dtype[Any]]:

@@ -40,8 +40,8 @@ U4 = np.dtype("u4")
 # Every map of a pin set: name, key and value as the programs declare them.
 MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "flows": (abi.FLOW_KEY, abi.FLOW_COUNTERS),
-    "totals": (abi.TOTALS_KEY, abi.INTERFACE_TOTALS),
-    "blank_totals": (U4, abi.INTERFACE_TOTALS),
+    "totals": (U4, abi.INTERFACE_TOTALS),
+    "totals_in_use": (U4, abi.TOTALS_IN_USE),
     "take_requests": (U4, abi.TAKE_REQUEST),
     "take_results": (U4, abi.FLOW_COUNTERS),
     "take_books": (U4, abi.TAKE_BOOKS),

@@ -48,8 +48,11 @@ class Sink(Protocol):
     cannot take them raises SinkError then, and they stay where they are.
     """
 
-    def reserve(self, rows: int) -> None:
-        """Makes sure that so many records can be written next. Raises SinkError."""
+    def reserve(self, rows: int, *, more: bool = False) -> None:
+        """Makes sure that so many records can be written next. Raises SinkError.
+
+        more: beside those that were asked for last, which another thread is about to write.
+        """
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
         """Writes records, durably; `exported_at_ns` is UTC. Raises SinkError, nothing written."""

@@ -23,7 +23,7 @@ class GatheringSink:
         self._rows = 0
         self._exported_at_ns = 0
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         """Nothing yet: room is asked for when it is written."""
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:

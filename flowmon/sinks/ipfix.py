@@ -90,7 +90,7 @@ class IpfixSink:
         )
         self._transport = transport(destination, self._exporter.is_stopped, options.tls, options.udp_rate)
 
-    def reserve(self, rows: int) -> None:  # noqa: ARG002
+    def reserve(self, rows: int, *, more: bool = False) -> None:  # noqa: ARG002
         """There is room, or the oldest goes; where `waits`, there is room as long as the collector takes anything."""
         while self._waits and self._backlog.is_filled and self._exporter.is_moving:
             time.sleep(LOOK_S)

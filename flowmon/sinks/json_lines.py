@@ -23,7 +23,7 @@ class JsonLinesSink:
         self._rest = memoryview(b"")
         self._written_records = 0
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         """A stream gives no promise."""
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:  # noqa: ARG002

@@ -6,28 +6,53 @@ Rules:
 - Room is allocated before flows leave the table, so that a full disk keeps them there.
 - The partition is the hour (UTC) of the writing, not of each flow.
 - What a killed process left half-written is removed at the next start.
+
+Encodings. Most columns have few distinct values: dictionaries of them. Where nearly each row has a value of its own,
+a dictionary takes most of the time and more room, so those are written plainly. Measured with realistic flows: 0.69
+of the time and 0.81 of the size that all dictionaries take. Encodings of differences (DELTA_BINARY_PACKED) would be
+0.9 of that size, but fastparquet reads wrong numbers from them.
 """
 
 import contextlib
 import logging
 import os
 import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowmon import __version__
+from flowmon.elements import columns
 from flowmon.errors import SinkError
 from flowmon.sinks import Metering, SinkState
 
-# Generous: measured at 250 bytes a record and 40 kB a file at worst.
+# Generous: measured at 110 bytes a record, 150 where all addresses differ and are IPv6; and at 40 kB a file.
 BYTES_PER_RECORD = 512
 BYTES_PER_FILE = 128 * 1024
 COMPRESSION = "zstd"
+ROWS_AT_A_TIME = 65536  # in the encoder. With Arrow's own choice, 1024, it is 5 % slower.
 NS = 1_000_000_000
 
+# Elements that hardly two records have the same value of. All times are such, too.
+HARDLY_REPEATED = {
+    "flowId",
+    "sourceTransportPort",
+    "flowLabelIPv6",
+    "packetSizeHistogram",
+    "ttlHistogram",
+    "minimumInterArrivalNanoseconds",
+    "maximumInterArrivalNanoseconds",
+    "interArrivalSumNanoseconds",
+    "interArrivalSquareSum",
+    "minimumTcpWindowSize",
+    "maximumTcpWindowSize",
+}
 
 log = logging.getLogger("flowmon")
 
@@ -36,13 +61,13 @@ class ParquetSink:
     """Writes one file of flows a batch under `directory`, which is made where it is not there."""
 
     def __init__(self, directory: Path) -> None:
-        self._files = PartitionedFiles(directory, "flows", "-d")
+        self._files = PartitionedFiles(directory, "flows", "-d", _with_dictionary())
         self._name = str(directory)
         self._written_records = 0
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         """Allocates a temporary file with room for `rows` records."""
-        self._files.reserve(rows)
+        self._files.reserve(rows, more=more)
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
         """Writes one file; an empty batch makes none."""
@@ -64,22 +89,49 @@ class ParquetSink:
         self._files.close()
 
 
+def _with_dictionary() -> list[str]:
+    """The columns of flows that repeat themselves."""
+    return [
+        name
+        for name, element, _ in columns()
+        if element.name not in HARDLY_REPEATED and not pa.types.is_timestamp(element.type)
+    ]
+
+
+@dataclass(frozen=True)
+class _Temporary:
+    """An open file that has no name of its own yet."""
+
+    fd: int
+    path: Path
+
+    def remove(self) -> None:
+        """Closes and deletes it."""
+        os.close(self.fd)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
 class PartitionedFiles:
     """Files of one kind, each a batch; their names begin with `kind`. Raises SinkError where there can be none.
 
-    option: how the user gives another directory.
+    option: how the user gives another directory. with_dictionary: the columns that have one; None for all.
     """
 
-    def __init__(self, directory: Path, kind: str, option: str) -> None:
+    def __init__(
+        self, directory: Path, kind: str, option: str, with_dictionary: Sequence[str] | None = None
+    ) -> None:
         self._directory = directory
         self._kind = kind
         self._option = option
+        self._with_dictionary = True if with_dictionary is None else with_dictionary
         self._host = socket.gethostname()
         self._sequence = 0
-        self._reserved: int | None = None
+        # Files with room: for the batch in hand, and for the next.
+        self._reserved: deque[_Temporary] = deque()
+        self._numbers = count()
         # Of flows as it always was, so that an older version's leftovers are found.
         self._leftover = f".flowmon-{self._host}-" if kind == "flows" else f".flowmon-{kind}-{self._host}-"
-        self._temporary = directory / f"{self._leftover}{os.getpid()}.tmp"
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -87,27 +139,30 @@ class PartitionedFiles:
         except OSError as error:
             raise self._failed(error) from None
 
-    def reserve(self, rows: int) -> None:
-        """Allocates a temporary file with room for `rows` records. Raises SinkError."""
-        self._open_reserved(rows)
+    def reserve(self, rows: int, *, more: bool = False) -> None:
+        """Allocates a temporary file with room for `rows` records, as Sink.reserve. Raises SinkError."""
+        if not more:
+            self.close()
+        self._reserved.append(self._allocate(rows))
 
-    def _open_reserved(self, rows: int) -> int:
-        self.close()
-        size = BYTES_PER_FILE + rows * BYTES_PER_RECORD
+    def _allocate(self, rows: int) -> "_Temporary":
+        path = self._directory / f"{self._leftover}{os.getpid()}-{next(self._numbers)}.tmp"
+        fd = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._reserved = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.posix_fallocate(self._reserved, 0, size)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.posix_fallocate(fd, 0, BYTES_PER_FILE + rows * BYTES_PER_RECORD)
         except OSError as error:
-            self.close()
+            if fd is not None:
+                _Temporary(fd, path).remove()
             raise self._failed(error) from None
-        return self._reserved
+        return _Temporary(fd, path)
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
         """Writes one file; an empty batch makes none. Raises SinkError, nothing written."""
         if batch.num_rows == 0:
             return
-        fd = self._reserved if self._reserved is not None else self._open_reserved(batch.num_rows)
+        temporary = self._reserved.popleft() if self._reserved else self._allocate(batch.num_rows)
         exported_at = datetime.fromtimestamp(exported_at_ns // NS, UTC)
         partition = self._directory / f"date={exported_at:%Y-%m-%d}" / f"hour={exported_at:%H}"
         at = f"{exported_at:%Y%m%dT%H%M%S}.{exported_at_ns % NS:09}"
@@ -117,25 +172,21 @@ class PartitionedFiles:
             if not partition.exists():
                 changed += [partition.parent, self._directory]
                 partition.mkdir(parents=True, exist_ok=True)
-            size = self._write_table(fd, batch)
-            os.ftruncate(fd, size)
-            os.fsync(fd)
-            self._temporary.rename(partition / name)
+            size = self._write_table(temporary.fd, batch)
+            os.ftruncate(temporary.fd, size)
+            os.fsync(temporary.fd)
+            temporary.path.rename(partition / name)
         except OSError as error:
-            self.close()
+            temporary.remove()
             raise self._failed(error) from None
-        os.close(fd)
-        self._reserved = None
+        os.close(temporary.fd)
         self._sequence += 1
         _sync_directories(changed)
 
     def close(self) -> None:
-        """Removes the temporary file, if there is one."""
-        if self._reserved is not None:
-            os.close(self._reserved)
-            self._reserved = None
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        """Removes the temporary files that there are."""
+        while self._reserved:
+            self._reserved.popleft().remove()
 
     def _write_table(self, fd: int, batch: pa.RecordBatch) -> int:
         """Writes from the start of the file; its length."""
@@ -144,14 +195,21 @@ class PartitionedFiles:
         metadata |= {b"flowmon.version": __version__.encode(), b"flowmon.host": self._host.encode()}
         schema = batch.schema.with_metadata(metadata)
         with os.fdopen(os.dup(fd), "wb") as file:
-            with pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+            writer = pq.ParquetWriter(
+                file,
+                schema,
+                compression=COMPRESSION,
+                use_dictionary=self._with_dictionary,
+                write_batch_size=ROWS_AT_A_TIME,
+            )
+            with writer:
                 writer.write_batch(batch.replace_schema_metadata(metadata))
             file.flush()
             return file.tell()
 
     def _remove_leftovers(self) -> None:
         for path in self._directory.glob(f"{self._leftover}*.tmp"):
-            process = path.stem.removeprefix(self._leftover)
+            process = path.stem.removeprefix(self._leftover).partition("-")[0]
             if process.isdecimal() and not Path(f"/proc/{process}").exists():
                 path.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ class Inner:
         self.written: list[tuple[pa.RecordBatch, int]] = []
         self.closed = 0
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         self.reserved.append(rows)
 
     def write(self, records: pa.RecordBatch, exported_at_ns: int) -> None:
@@ -61,7 +61,7 @@ class Inner:
 class Unready(Inner):
     """A sink that refuses when it is asked for room."""
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         if self.refusals:
             self.refusals -= 1
             raise SinkError("the disk is full")

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flowmon import __version__
-from flowmon.elements import RECORD_SCHEMA, SCHEMA_VERSION
+from flowmon.elements import ELEMENTS, RECORD_SCHEMA, SCHEMA_VERSION
 from flowmon.errors import SinkError
-from flowmon.sinks.parquet import ParquetSink
+from flowmon.sinks.parquet import HARDLY_REPEATED, ParquetSink
 from samples import NS, batch
 
 HOST = socket.gethostname()
@@ -81,6 +81,30 @@ def test_interface_without_a_name(sink: ParquetSink, tmp_path: Path) -> None:
     sink.write(written, AT)
     (path,) = tmp_path.rglob("*.parquet")
     assert pq.ParquetFile(path).read().to_pylist() == written.to_pylist()
+
+
+def test_what_hardly_repeats_has_no_dictionary(sink: ParquetSink, tmp_path: Path) -> None:
+    sink.write(batch(5), AT)
+    (path,) = tmp_path.rglob("*.parquet")
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    encodings = {chunk.path_in_schema.split(".")[0]: chunk.encodings for chunk in chunks}
+    assert list(encodings) == RECORD_SCHEMA.names
+    plain = {name for name, of_column in encodings.items() if "RLE_DICTIONARY" not in of_column}
+    times = {name for name in RECORD_SCHEMA.names if "timestamp" in str(RECORD_SCHEMA.field(name).type)}
+    assert times < plain
+    assert {"flowId", "interArrivalSquareSum", "reverseTtlHistogram"} < plain
+    assert not plain & {"sourceAddress", "interfaceName", "packetDeltaCount", "protocolIdentifier"}
+    # What the oldest readers know.
+    assert {encoding for of_column in encodings.values() for encoding in of_column} <= {
+        "PLAIN",
+        "RLE",
+        "RLE_DICTIONARY",
+    }
+
+
+def test_what_hardly_repeats_are_elements() -> None:
+    assert {element.name for element in ELEMENTS} > HARDLY_REPEATED
 
 
 def test_two_batches_of_one_instant_are_two_files(sink: ParquetSink, tmp_path: Path) -> None:
@@ -350,6 +374,22 @@ def test_reserving_twice_leaves_one_file_and_no_descriptor(sink: ParquetSink, tm
     assert status.st_blocks * 512 >= status.st_size  # allocated, not a hole
     sink.write(batch(), AT)
     assert [path.suffix for path in files(tmp_path)] == [".parquet"]
+
+
+def test_room_for_more_is_beside_that_of_the_batch_in_hand(sink: ParquetSink, tmp_path: Path) -> None:
+    sink.reserve(3)
+    (first,) = files(tmp_path)
+    sink.reserve(3000, more=True)
+    (second,) = set(files(tmp_path)) - {first}
+    assert (tmp_path / second).stat().st_blocks * 512 >= 3000 * 512
+    sink.write(batch(), AT)
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == [Path(second).name]
+    sink.write(batch(), AT)
+    assert [path.suffix for path in files(tmp_path)] == [".parquet", ".parquet"]
+    sink.reserve(3)
+    sink.reserve(3, more=True)
+    sink.close()
+    assert len(files(tmp_path)) == 2
 
 
 def test_file_in_place_of_the_directory_is_untouched(tmp_path: Path) -> None:
