@@ -20,7 +20,7 @@ from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
-from flowmon.kernel.replay import Replay
+from flowmon.kernel.replay import Replay, feed_of
 from flowmon.outputs import Watching
 from flowmon.sinks import Sink
 from flowmon.sinks.gathered import ROWS, GatheringSink
@@ -38,7 +38,6 @@ MOST_FLOWS = 1 << 18
 OCTETS_PER_FLOW = 64  # a packet's header in the file, and hardly any packet
 FULL = 0.6  # of the table, when flows have to make room
 LEAST_STEP = 256  # packets between two looks at how full it is
-TIME = 0  # of a frame's fields
 PROGRESS_PACKETS = 8192  # between two looks at how far it is
 
 
@@ -166,23 +165,22 @@ class Reading:
 
     def _feed(self, advance: Callable[[], None]) -> None:
         """Every packet; passes in between where an interval is over or the table fills up."""
-        frames = self._capture.frames()
-        frame = next(frames, None)
+        feed = feed_of(self._capture, self._replay)
+        next_ns = feed.next_time_ns()
         look_at = self._room
         count = 0
-        while frame is not None and not self._stop.requested:
-            before_ns = frame[TIME] + self._interval_ns if self._interval_ns else NEVER
-            while frame is not None and frame[TIME] < before_ns and not self._stop.requested:
-                most = min(PROGRESS_PACKETS, look_at - count)
-                fed, frame = self._replay.run(frame, frames, before_ns, most)
-                count += fed
+        while next_ns is not None and not self._stop.requested:
+            before_ns = next_ns + self._interval_ns if self._interval_ns else NEVER
+            while next_ns is not None and next_ns < before_ns and not self._stop.requested:
+                count += feed.feed(before_ns, min(PROGRESS_PACKETS, look_at - count))
                 advance()
                 if count == look_at:
                     self._clock.advance(self._replay.flush())
                     look_at = count + self._make_room()
+                next_ns = feed.next_time_ns()
             self._clock.advance(self._replay.flush())
-            if frame is not None and frame[TIME] >= before_ns:
-                self._clock.advance(frame[TIME] + 1)
+            if next_ns is not None and next_ns >= before_ns:
+                self._clock.advance(next_ns + 1)
                 self._collect()
 
     def _make_room(self) -> int:

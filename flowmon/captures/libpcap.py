@@ -1,6 +1,7 @@
 """Frames by libpcap: pcap, and pcapng whose interfaces and sections are all alike."""
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Generator
@@ -43,7 +44,7 @@ def libpcap() -> ctypes.CDLL:
 
 @cache
 def libc() -> ctypes.CDLL:
-    """The C library's streams."""
+    """The C library's streams, and its read."""
     lib = ctypes.CDLL(None, use_errno=True)
     lib.fdopen.argtypes = (ctypes.c_int, ctypes.c_char_p)
     lib.fdopen.restype = ctypes.c_void_p
@@ -52,6 +53,8 @@ def libc() -> ctypes.CDLL:
     lib.ftell.argtypes = (ctypes.c_void_p,)
     lib.ftell.restype = ctypes.c_long
     lib.fclose.argtypes = (ctypes.c_void_p,)
+    lib.read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+    lib.read.restype = ctypes.c_ssize_t
     return lib
 
 
@@ -75,8 +78,10 @@ class LibpcapReader:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._buffer = ctypes.create_string_buffer(STDIO_BUFFER)  # stdio's, until the stream is closed
         c.setvbuf(stream, self._buffer, 0, STDIO_BUFFER)
-        for octet in reversed(pushed_back):  # glibc takes any number back, musl eight
-            c.ungetc(octet, stream)
+        for octet in reversed(pushed_back):
+            if c.ungetc(octet, stream) < 0:  # glibc takes any number back
+                c.fclose(stream)
+                raise OSError(errno.ENOBUFS, "the C library takes no more octets back")
         error = ctypes.create_string_buffer(256)  # PCAP_ERRBUF_SIZE
         self._handle = ctypes.c_void_p(
             pcap.pcap_fopen_offline_with_tstamp_precision(stream, _PRECISION_NANO, error)

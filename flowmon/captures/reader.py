@@ -7,6 +7,8 @@ and pcapng. The rules:
   its first octets. The descriptor is ours; libpcap reads through a duplicate,
   which shares the file offset: so `position` costs one lseek, and a second
   reader can start again.
+* Records of the usual pcap file can be had as they lie in it (records.py), until
+  libpcap goes on from one of them.
 * libpcap refuses a pcapng file whose interfaces differ in link type or snapshot
   length, or whose sections differ in byte order, and says so only when it comes
   to the interface or section. Scapy's reader then starts again from the front
@@ -33,6 +35,7 @@ from flowmon.captures.frame import NO_INTERFACE, PCAPNG_MAGIC, TRUNCATED, Captur
 from flowmon.captures.libpcap import LibpcapReader, libpcap
 from flowmon.captures.link_types import LINK_TYPES
 from flowmon.captures.pcapng import ScapyReader
+from flowmon.captures.records import FILE_HEADER_OCTETS, PcapRecords, pcap_records
 
 _HEAD_OCTETS = 6  # as many as the longest magic number below
 _SECTION_HEAD_OCTETS = 12  # block type, length, and the byte order of both
@@ -58,7 +61,8 @@ class Capture:
     frame `cut_short` says in a line what kept it from being read to its end
     (empty: nothing did), and `skipped_packets` how many packets of link types
     that cannot be read (or of interfaces that the file does not describe) were
-    passed over. Raises CaptureError where it cannot be read at all.
+    passed over. `records`: the file's octets, where the kernel can walk them;
+    `frames` begin behind those that were taken from there. Raises CaptureError where it cannot be read at all.
     """
 
     def __init__(self, path: str) -> None:
@@ -66,6 +70,7 @@ class Capture:
         self.size = 0
         self.cut_short = ""
         self.skipped_packets = 0
+        self.records: PcapRecords | None = None
         self._libpcap: LibpcapReader | None = None
         self._parts = self._read_in_parts()
         self._part: Generator[Frame, None, None] | None = None
@@ -107,21 +112,28 @@ class Capture:
         """Finds out what it is, and that it can be read."""
         self._seekable = self._file.seekable()
         self._start = self._file.tell() if self._seekable else 0
-        head = self._read_head()
+        head = self._read_head(b"", _HEAD_OCTETS)
         _check_head(head, path, self.name)
         self._is_pcapng = head.startswith(PCAPNG_MAGIC)
         if self._is_pcapng and not self._seekable:
             self._spool(head)
         if self._seekable:
             self.size = max(os.fstat(self._file.fileno()).st_size - self._start, 0)
+        if not self._is_pcapng:
+            head = self._read_head(head, FILE_HEADER_OCTETS)
+            self.records = pcap_records(self._file.fileno(), head)
+        if self.records is not None:
+            libpcap()  # to know now whether it is there
+            return
+        if self._seekable:
             self._file.seek(self._start)
             head = b""
         self._open_libpcap(pushed_back=head)
 
-    def _read_head(self) -> bytes:
-        head = b""
+    def _read_head(self, head: bytes, octets: int) -> bytes:
+        """The first octets of the file, of which `head` has been read; fewer where it ends."""
         try:
-            while len(head) < _HEAD_OCTETS and (more := self._file.read(_HEAD_OCTETS - len(head))):
+            while len(head) < octets and (more := self._file.read(octets - len(head))):
                 head += more
         except OSError as error:
             raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from None
@@ -192,10 +204,17 @@ class Capture:
     def _read_in_parts(self) -> Generator[Iterator[Frame], None, None]:
         """The frames that libpcap reads, then, where it gives up, those of Scapy's reader."""
         passed_over = 0
+        if self.records is not None:
+            passed_over = self.records.count
+            if self.records.problem:
+                self.cut_short = self._what_happened(self.records.problem, passed_over)
+                return
+            self._open_libpcap(self.records.for_libpcap())
         if self._libpcap is not None:
             self._part = self._libpcap.frames()
             yield self._part
-            problem, passed_over = self._libpcap.problem, self._libpcap.count
+            problem = self._libpcap.problem
+            passed_over += self._libpcap.count
             if not self._is_for_scapy(self._libpcap):
                 self.cut_short = self._what_happened(problem, passed_over)
                 return

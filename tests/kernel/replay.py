@@ -39,13 +39,13 @@ class _GoOn:
     requested = False
 
 
-class _List:
+class List:
     """A sink that keeps the records."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, *, more: bool = False) -> None:
         pass
 
     def write(self, batch: pa.RecordBatch, exported_at_ns: int) -> None:
@@ -65,7 +65,7 @@ def run_capture(
     source: PrivateSet, capture: Path, options: CollectorOptions = UNTIL_THE_END
 ) -> tuple[list[dict[str, Any]], Books]:
     """The records of a capture in order of their start, and the books of all that `source` ever saw."""
-    sink = _List()
+    sink = List()
     with Capture(str(capture)) as opened:
         books, _ = Reading(opened, source, [GatheringSink(sink)], options, _GoOn()).run()
     return _by_start(sink.records), books
@@ -115,7 +115,7 @@ class _NoClock:
 
 def take_everything(source: MapSource) -> list[dict[str, Any]]:
     """All records of the table, forced out, in order of their start."""
-    table, sink = FlowTable(source), _List()
+    table, sink = FlowTable(source), List()
     Collector(table, [sink], CollectorOptions(), dict, _NoClock()).collect(everything=True)
     table.close()
     return _by_start(sink.records)
