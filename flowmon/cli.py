@@ -52,6 +52,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 def main() -> None:
     """The `flowmon` command."""
+    # As NumPy is imported, its OpenBLAS starts a thread for every CPU, each of which spins for a while. Nothing
+    # here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = cli.main(standalone_mode=False, prog_name="flowmon")
     except ReaderGoneError:

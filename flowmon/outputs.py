@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowmon.config import given_as
 from flowmon.domain import default_observation_domain_id
 from flowmon.errors import ConfigError
-from flowmon.sinks import Sink
-from flowmon.sinks.json_lines import JsonLinesSink
-from flowmon.sinks.parquet import ParquetSink
 
 if TYPE_CHECKING:
     from flowmon.analysers import Analyser
     from flowmon.analysers.alerts import Alert
     from flowmon.blocker import BlockOptions
+    from flowmon.sinks import Sink
     from flowmon.sinks.alerts import AlertSink
     from flowmon.sinks.ipfix import IpfixOptions
     from flowmon.watch import Watch
 
-# What IPFIX needs is imported where there is any: it takes time.
+# What a sink or an analyser needs is imported where there is any: it takes time.
 
 MIB = 1 << 20
 DEFAULT_LISTEN = "127.0.0.1:2112"
@@ -36,12 +34,16 @@ def sinks(options: dict[str, Any]) -> list[Sink]:
     found: list[Sink] = []
     try:
         if options["directory"] is not None:
+            from flowmon.sinks.parquet import ParquetSink
+
             found.append(ParquetSink(options["directory"]))
         if options["destinations"]:
             _add_ipfix(options, found)
         if options["json_lines"] or not found:
             if sys.stdout is None:
                 raise ConfigError("standard output is closed: open it, or give -d DIR or --ipfix URL")
+            from flowmon.sinks.json_lines import JsonLinesSink
+
             found.append(JsonLinesSink(sys.stdout.buffer))
     except BaseException:
         for sink in found:
@@ -81,7 +83,6 @@ class Watching:
 def watching(options: dict[str, Any]) -> Watching:
     """Opened. Raises ConfigError, SinkError."""
     from flowmon.analysers import parameters
-    from flowmon.sinks.alerts import alert_sinks
     from flowmon.web.server import parse_listen
 
     block = _block_options(options)
@@ -94,12 +95,18 @@ def watching(options: dict[str, Any]) -> Watching:
     listen = parse_listen(options["listen"] or DEFAULT_LISTEN)
     return Watching(
         analysers,
-        alert_sinks(places or ("stderr",)) if texts else [],
+        _alert_sinks(places or ("stderr",)) if texts else [],
         block,
         listen,
         is_listening_asked=options["listen"] is not None,
         serve_ip_list=options["serve_ip_list"],
     )
+
+
+def _alert_sinks(texts: Sequence[str]) -> list[AlertSink]:
+    from flowmon.sinks.alerts import alert_sinks
+
+    return alert_sinks(texts)
 
 
 def _analyse_texts(options: dict[str, Any], block: BlockOptions) -> list[str]:

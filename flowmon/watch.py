@@ -5,15 +5,20 @@ Rules:
 - An alert sink that fails is said once, and does not stop the others, nor the collector.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from flowmon.analysers import Analyser
 from flowmon.analysers.activity import NS, Seen, Tracker, new_connections
 from flowmon.analysers.alerts import Alert
 from flowmon.errors import SinkError
-from flowmon.sinks.alerts import AlertSink
 from flowmon.web.view import AlertHistory
+
+if TYPE_CHECKING:
+    from flowmon.sinks.alerts import AlertSink
 
 log = logging.getLogger("flowmon")
 

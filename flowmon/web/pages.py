@@ -9,20 +9,21 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from prometheus_client.exposition import gzip_accepted
-
 from flowmon.analysers.alerts import ALERT_FIELDS, ENDED
-from flowmon.web import metrics
 
 if TYPE_CHECKING:
     from flowmon.analysers.active_peers import Peer
     from flowmon.analysers.alerts import Alert
+    from flowmon.web import metrics
     from flowmon.web.health import Watch
     from flowmon.web.view import Board, Posted, View
+
+# Prometheus's client is imported when somebody asks for something: it takes time, which the start is spared.
 
 NS = 1_000_000_000
 METHODS = "GET", "HEAD"
@@ -62,7 +63,6 @@ class Pages:
         self._board = board
         self._watch = watch
         self._serve_ip_list = serve_ip_list
-        self._expositions = metrics.Expositions(board)
         self._lock = threading.Lock()
         self._answers: dict[tuple[str, str, bool], Answer] = {}
         self._made_of: tuple[Posted, int] | None = None
@@ -73,6 +73,12 @@ class Pages:
             "/list": (self._list, "the active peers (--serve-ip-list)"),
             "/healthz": (self._healthz, "whether flowmon does its work: 200 or 503, and why"),
         }  # fmt: skip
+
+    @cached_property
+    def _expositions(self) -> metrics.Expositions:
+        from flowmon.web import metrics
+
+        return metrics.Expositions(self._board)
 
     def answer(self, request: Request) -> Answer:
         """Always one."""
@@ -88,7 +94,7 @@ class Pages:
 
     def _kept(self, page: Callable[[Request], Answer], request: Request) -> Answer:
         """One rendering of a View, or a second, for all who ask: it costs, and anybody may ask."""
-        key = (request.path, request.query, gzip_accepted(request.accept_encoding))
+        key = (request.path, request.query, _takes_gzip(request.accept_encoding))
         with self._lock:
             posted, second = self._board.latest, int(self._board.now_s())
             if self._made_of != (posted, second):
@@ -152,13 +158,19 @@ def as_json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Answer:
     return Answer(status, json.dumps(value, separators=(",", ":")).encode() + b"\n", JSON)
 
 
+def _takes_gzip(accept_encoding: str) -> bool:
+    from prometheus_client.exposition import gzip_accepted
+
+    return gzip_accepted(accept_encoding)
+
+
 def compressed(answer: Answer, accept_encoding: str) -> Answer:
     """With gzip where that is asked for, and worth while."""
     if len(answer.body) < GZIP_LEAST:
         return answer
     vary = ", ".join(filter(None, (answer.headers.get("Vary"), "Accept-Encoding")))
     headers = {**answer.headers, "Vary": vary}
-    if not gzip_accepted(accept_encoding):
+    if not _takes_gzip(accept_encoding):
         return Answer(answer.status, answer.body, answer.content_type, headers)
     body = gzip.compress(answer.body, GZIP_LEVEL, mtime=0)
     return Answer(answer.status, body, answer.content_type, headers | {"Content-Encoding": "gzip"})
@@ -183,6 +195,8 @@ def _json_value(name: str, value: Any) -> Any:
 
 def peer_object(peer: Peer) -> dict[str, Any]:
     """As `/list` has it; a protocol without a name is a number."""
+    from flowmon.web import metrics
+
     protocol = metrics.protocol_name(peer.protocol)
     return {
         "ip": peer.address,
