@@ -11,7 +11,7 @@ class BuildWithObject(build_py):
     """Compiles kern/ first, where it is not compiled yet."""
 
     def run(self) -> None:
-        """As build_py, with flowmon/kern/flowmon.bpf.o made."""
+        """As build_py, with the objects of flowmon/kern made."""
         if shutil.which("clang") is None:
             raise SystemExit(
                 "flowmon: clang is needed to build the BPF object: install clang, llvm and libbpf-dev"

@@ -13,7 +13,9 @@ Rules:
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -154,26 +156,40 @@ class Collector:
         spare = duplicates(biflows)
         writing: Future[int] | None = None
         all_ended = np.flatnonzero(decision.reasons)  # by flow_id: the same order for the same capture
-        for start in range(0, len(all_ended), RECORDED_AT_ONCE):
-            ended = all_ended[start : start + RECORDED_AT_ONCE]
-            end.is_ready = end.is_ready and self._reserve(ended, decision, more=writing is not None)
-            if not end.is_ready:
-                break
-            with self.durations.measure("take"):
-                flows, recorded = self._take(snapshot, biflows, decision, ended, spare)
-            end.taken[ended] = end.recorded[recorded] = True
-            if writing is not None:
-                end.written += writing.result()
-                end.is_ready = not self._unwritten
-            if start + RECORDED_AT_ONCE < len(all_ended):
+        try:
+            for start in range(0, len(all_ended), RECORDED_AT_ONCE):
+                ended = all_ended[start : start + RECORDED_AT_ONCE]
+                end.is_ready = end.is_ready and self._reserve(ended, decision, more=writing is not None)
+                if not end.is_ready:
+                    break
+                with self.durations.measure("take"):
+                    flows, recorded = self._take(snapshot, biflows, decision, ended, spare)
+                end.taken[ended] = end.recorded[recorded] = True
+                if writing is not None:
+                    end.written += self._written(writing, flows)
+                    end.is_ready = not self._unwritten
                 writing = self._writer.submit(self._write, flows)
-            else:
-                writing = None
-                end.written += self._write(flows)
+        finally:
+            # Whatever happens: sinks are not closed while one of them is written to.
+            if writing is not None:
+                futures.wait([writing])
         if writing is not None:
             end.written += writing.result()
         end.is_ready = end.is_ready and not self._unwritten
+        if end.is_ready and end.written:
+            self._relent()
         return end
+
+    def _written(self, writing: Future[int], taken_meanwhile: EndedFlows) -> int:
+        """How many records were written. Where a sink broke for good, the others get what was taken meanwhile."""
+        try:
+            return writing.result()
+        except BaseException:
+            batch, exported_at_ns = self._record(taken_meanwhile)
+            for sink in self._sinks:
+                with suppress(SinkError, OSError):
+                    sink.write(batch, exported_at_ns)
+            raise
 
     def _look(self, now_mono_ns: int, excess: int, *, everything: bool) -> Look:
         """Analysers watch all that is there, and what makes room is chosen of all."""
@@ -261,6 +277,15 @@ class Collector:
     def _write(self, flows: EndedFlows) -> int:
         if len(flows) == 0:
             return 0
+        batch, exported_at_ns = self._record(flows)
+        self._unwritten += [(sink, batch, exported_at_ns) for sink in self._sinks]
+        with self.durations.measure("write"):
+            self._write_unwritten()
+        log.debug("%d records, by reason so far %s", batch.num_rows, self.tally.by_reason)
+        return len(flows)
+
+    def _record(self, flows: EndedFlows) -> tuple[pa.RecordBatch, int]:
+        """The records, and when they are exported."""
         offset = self._clock.utc_offset_ns()
         context = Context(offset, self._interface_names(), self._options.observation_domain_id)
         with self.durations.measure("record"):
@@ -270,12 +295,7 @@ class Collector:
         for reason, number in zip(*np.unique(flows.reasons, return_counts=True), strict=True):
             name = EndReason(reason).name.lower()
             self.tally.by_reason[name] = self.tally.by_reason.get(name, 0) + int(number)
-        exported_at_ns = self._clock.now_mono_ns() + offset
-        self._unwritten += [(sink, batch, exported_at_ns) for sink in self._sinks]
-        with self.durations.measure("write"):
-            self._write_unwritten()
-        log.debug("%d records, by reason so far %s", batch.num_rows, self.tally.by_reason)
-        return len(flows)
+        return batch, self._clock.now_mono_ns() + offset
 
     def _reserve(self, ended: Array, decision: Decision, *, more: bool) -> bool:
         """Whether every sink has room for these biflows."""
@@ -288,8 +308,6 @@ class Collector:
         except SinkError as error:
             self._complain(error, "the flows stay in the table")
             return False
-        if not more:
-            self._relent()
         return True
 
     def _write_unwritten(self) -> bool:

@@ -24,7 +24,10 @@ class Histogram:
 
 
 class Durations:
-    """How long the steps of the collector took: of a pass each one once, however often it came. One thread measures."""
+    """How long the steps of the collector took: of a pass each one once, however often it came.
+
+    A step is measured by one thread at a time. Two steps may run side by side: together they can be longer than the pass.
+    """
 
     def __init__(self) -> None:
         self._of_this_pass: dict[str, float] = {}

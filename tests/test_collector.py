@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -404,6 +406,24 @@ def test_a_sink_that_breaks_in_the_middle_has_two_chunks_held_for_it(in_chunks: 
     in_chunks.collect(152)
     assert in_chunks.collector.unwritten_records == 0
     assert [sorted(sink.of("packetDeltaCount")) for sink in in_chunks.sinks] == [list(range(1, 10))] * 2
+
+
+def test_what_was_taken_when_a_pipe_broke_goes_to_the_other_sinks(in_chunks: Scene) -> None:
+    calls = count(1)
+
+    def write(batch: pa.RecordBatch, exported_at_ns: int) -> None:
+        if next(calls) > 1:
+            raise BrokenPipeError
+
+    in_chunks.sinks[1].write = write  # type: ignore[method-assign]
+    fill_with_answers(in_chunks.table, 9)
+    with pytest.raises(BrokenPipeError):
+        in_chunks.collect(150)
+    left = {one[32:34] for one in in_chunks.table.entries}  # by their ports
+    assert len(in_chunks.sink.records) == 6
+    assert len(in_chunks.table.entries) > 0
+    ports = {int(port).to_bytes(2, sys.byteorder) for port in in_chunks.sink.of("sourceTransportPort")}
+    assert not ports & left
 
 
 # --- analysers ---

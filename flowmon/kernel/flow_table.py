@@ -11,6 +11,7 @@ Rules:
 """
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from typing import Any
 import numpy as np
 
 from flowmon import abi
+from flowmon.errors import KernelError
 from flowmon.expiry import Timeouts
 from flowmon.kernel import libbpf, scan
 from flowmon.kernel.pins import MapSource
 from flowmon.kernel.scan import Scan
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger("flowmon")
 
 SCAN_BATCH = 8192  # more is no faster
 
@@ -57,7 +61,7 @@ POINT = np.dtype([("ifindex", "u4"), ("direction", "u4")])
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The table at one time: `keys` (FLOW_KEY) and `states` (FLOW_STATE or WATCHED_STATE), in step, each key once."""
+    """Entries of the table: `keys` (FLOW_KEY) and `states` (FLOW_STATE or WATCHED_STATE), in step, each key once."""
 
     keys: Array
     states: Array
@@ -165,6 +169,7 @@ class FlowTable:
         ]  # kept from take to take, as below
         self._make_scan_buffers(SCAN_BATCH)
         self._scan: Scan | None = None
+        self._can_scan = scan.OBJECT.exists()
 
     def close(self) -> None:
         """Closes the descriptors; the table stays."""
@@ -179,22 +184,34 @@ class FlowTable:
         The parts are to be read before the next look, or the next question for what is resident.
         """
         if self._scan is None:
-            if not scan.OBJECT.exists():  # BCC compiled what is attached; this it does not
-                snapshot = self.snapshot()
-                return Look(Resident.of(snapshot), iter((snapshot,)))
-            self._scan = Scan(self._flows, self.max_flows)
-        found = self._scan.find(timeouts, now_mono_ns)
-        resident = Resident(
-            entries=int(found["entries"]),
-            flows=int(found["flows"]),
-            packets=int(found["packets"]),
-            octets=int(found["layer2_octets"]),
-        )
+            self._scan = self._open_scan(self.max_flows)
+        if self._scan is None:
+            snapshot = self.snapshot()
+            return Look(Resident.of(snapshot), iter((snapshot,)))
+        resident = _resident(self._scan.find(timeouts, now_mono_ns))
         return Look(resident, (_snapshot_of(rows) for rows in self._scan.fetch()))
 
     def resident(self) -> Resident:
         """What is in the table now."""
-        return self.look(_NEVER, 0).resident
+        opened = self._scan or self._open_scan(0)  # who only asks needs no room for rows
+        if opened is None:
+            return Resident.of(self.snapshot())
+        try:
+            return _resident(opened.find(_NEVER, 0))
+        finally:
+            if opened is not self._scan:
+                opened.close()
+
+    def _open_scan(self, max_flows: int) -> Scan | None:
+        """None where the table has to be copied: BCC compiled what is attached, this it does not."""
+        if not self._can_scan:
+            return None
+        try:
+            return Scan(self._flows, max_flows)
+        except KernelError as error:
+            self._can_scan = False
+            log.warning("%s; each look copies the whole table instead", error)
+            return None
 
     def snapshot(self) -> Snapshot:
         """All entries, in no order."""
@@ -317,6 +334,13 @@ class FlowTable:
             resident_packets=resident.packets,
             resident_octets=resident.octets,
         )
+
+
+def _resident(found: np.void) -> Resident:
+    """Of SCAN_STATE."""
+    return Resident(
+        *(int(found[name]) for name in ("entries", "flows", "packets", "layer2_octets")),
+    )
 
 
 def _snapshot_of(rows: Array) -> Snapshot:

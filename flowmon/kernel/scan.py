@@ -3,7 +3,7 @@
 Rules:
 - The programs of kern/scan.bpf.c look and change nothing. They are this process's own
   and pinned nowhere.
-- A conversation comes whole, with its entries of every point.
+- A conversation comes whole, with its entries of every point, while nothing is evicted.
 - An entry that moves in the table while it is walked may be met twice; it is handed on once.
 - Much that is due at once comes in slices, so that memory is bounded.
 """
@@ -63,7 +63,8 @@ class Scan:
             libbpf.check(lib.bpf_map__reuse_fd(table, flows), "flows")
             libbpf.check(lib.bpf_map__set_max_entries(maps["scan_rows"], self._room), "scan_rows")
             if lib.bpf_object__load(opened) < 0:
-                raise KernelError(f"{OBJECT} cannot be loaded: {said[-1] if said else 'no reason given'}")
+                reason = next((line for line in said if "fail" in line.lower()), "no reason given")
+                raise KernelError(f"{OBJECT} cannot be loaded: {reason[:200]}")
             self._find, self._fetch = (
                 os.dup(lib.bpf_program__fd(lib.bpf_object__find_program_by_name(opened, name.encode())))
                 for name in _PROGRAMS

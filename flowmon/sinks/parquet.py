@@ -16,6 +16,7 @@ of the time and 0.81 of the size that all dictionaries take. Encodings of differ
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -53,6 +54,8 @@ HARDLY_REPEATED = {
     "minimumTcpWindowSize",
     "maximumTcpWindowSize",
 }
+
+_PROCESS_AND_NUMBER = re.compile(r"(\d+)(?:\.\d+)?")  # earlier versions gave no number
 
 log = logging.getLogger("flowmon")
 
@@ -146,7 +149,7 @@ class PartitionedFiles:
         self._reserved.append(self._allocate(rows))
 
     def _allocate(self, rows: int) -> "_Temporary":
-        path = self._directory / f"{self._leftover}{os.getpid()}-{next(self._numbers)}.tmp"
+        path = self._directory / f"{self._leftover}{os.getpid()}.{next(self._numbers)}.tmp"
         fd = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -209,8 +212,9 @@ class PartitionedFiles:
 
     def _remove_leftovers(self) -> None:
         for path in self._directory.glob(f"{self._leftover}*.tmp"):
-            process = path.stem.removeprefix(self._leftover).partition("-")[0]
-            if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            # Another host's name may begin with this one's: then it is no number that follows.
+            ours = _PROCESS_AND_NUMBER.fullmatch(path.stem.removeprefix(self._leftover))
+            if ours and not Path(f"/proc/{ours[1]}").exists():
                 path.unlink(missing_ok=True)
 
     def _failed(self, error: OSError) -> SinkError:

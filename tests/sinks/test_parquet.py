@@ -313,8 +313,10 @@ def test_leftover_of_a_dead_process_goes_and_of_a_living_one_stays(tmp_path: Pat
 def test_leftover_of_another_host_stays(tmp_path: Path, dead_process: int) -> None:
     other = leftover(tmp_path, dead_process, "elsewhere")
     namesake = leftover(tmp_path, dead_process, f"{HOST}-2")
+    numbered = namesake.with_name(f".flowmon-{HOST}-{dead_process}-{dead_process}.0.tmp")
+    numbered.write_bytes(b"half")
     ParquetSink(tmp_path).close()
-    assert (other.exists(), namesake.exists()) == (True, True)
+    assert (other.exists(), namesake.exists(), numbered.exists()) == (True, True, True)
 
 
 def test_killed_process_leaves_what_the_next_start_removes(tmp_path: Path) -> None:
