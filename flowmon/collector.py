@@ -42,7 +42,7 @@ REPORT_SECONDS = 1.0  # between two reports to the sinks
 LOOK_SECONDS = 0.1  # between two looks at the insertion counters
 LOOK_SECONDS_LEAST = 0.005
 HIGH_WATER = 0.6  # of the table; lower where a pass lets more than that come in
-RECORDED_AT_ONCE = 32768  # biflows: counters and columns of so many stay in the cache, and memory is bounded
+RECORDED_AT_ONCE = 16384  # biflows: counters and columns of so many stay in the cache, and memory is bounded
 SAFETY = 0.1  # of the table, kept free of all reckoning
 
 
