@@ -7,8 +7,11 @@ nanoseconds, 0 meaning never.
 """
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 ABI_VERSION = 5
 
@@ -353,3 +356,8 @@ GUARD_ENTRY = np.dtype(
 GUARD_BOOKS = np.dtype([("blocks", "u8"), ("packets", "u8"), ("octets", "u8")])
 
 ATTACHMENT = np.dtype([("directions", "u4"), ("made_clsact", "u4")])
+
+
+def words(rows: Array) -> Array:
+    """uint64[n, size / 8]: the same memory. NumPy copies these twenty times faster than rows of fields."""
+    return rows.view("u8").reshape(len(rows), rows.dtype.itemsize // 8)

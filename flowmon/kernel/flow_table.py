@@ -32,19 +32,12 @@ log = logging.getLogger("flowmon")
 
 SCAN_BATCH = 8192  # more is no faster
 
-# What expiry and pairing look at, as SCAN_ROW has it behind the key; the rest of the counters is read when a flow is taken.
+# What expiry and pairing look at; the rest of the counters is read when a flow is taken. Aligned, it is several times
+# faster to reckon with.
 FLOW_STATE = np.dtype(
-    [
-        ("last_seen_mono_ns", "u8"),
-        ("born_mono_ns", "u8"),
-        ("first_seen_mono_ns", "u8"),
-        ("packets", "u8"),
-        ("layer2_octets", "u8"),
-        ("tcp_closing", "u1"),
-    ],
-    align=True,  # several times faster to reckon with
+    [(name, abi.SCAN_ROW[name]) for name in abi.SCAN_ROW.names or () if name not in ("key", "padding")],
+    align=True,
 )
-_NEVER = Timeouts(idle_ns=1 << 62, active_ns=1 << 62, linger_ns=1 << 62)
 # What analysers look at besides.
 WATCHED_STATE = np.dtype(
     [
@@ -55,8 +48,8 @@ WATCHED_STATE = np.dtype(
     align=True,
 )
 
-
 POINT = np.dtype([("ifindex", "u4"), ("direction", "u4")])
+_NEVER = Timeouts(idle_ns=1 << 62, active_ns=1 << 62, linger_ns=1 << 62)
 
 
 @dataclass(frozen=True)
@@ -240,8 +233,8 @@ class FlowTable:
             # Late packets alone do not begin a record: it begins where the entry left off.
             begun = states["first_seen_mono_ns"]
             states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
-            all_keys.append(words(keys)[:count].copy())
-            all_states.append(words(states))
+            all_keys.append(abi.words(keys)[:count].copy())
+            all_states.append(abi.words(states))
         return Snapshot(
             np.concatenate(all_keys).view(abi.FLOW_KEY)[:, 0],
             np.concatenate(all_states).view(self._state)[:, 0],
@@ -263,19 +256,19 @@ class FlowTable:
         if len(self._counters[0]) <= len(keys):
             self._counters[0] = np.empty(len(keys) + 1, abi.FLOW_COUNTERS)
         counters = self._counters[0][: len(keys) + 1]
-        words(counters)[-1] = 0
+        abi.words(counters)[-1] = 0
         found = np.zeros(len(keys), bool)
         for start in range(0, len(keys), abi.TAKE_BATCH):
             part = slice(start, start + abi.TAKE_BATCH)
             size = len(keys[part])
-            words(self._requests)[:size, : words(keys).shape[1]] = words(keys[part])
+            abi.words(self._requests)[:size, : abi.words(keys).shape[1]] = abi.words(keys[part])
             self._requests["keep_entry"][:size] = keep_entry[part]
             self._requests["found"][:size] = 0
             self._books["cursor"] = 0
             while (done := int(self._books["cursor"][0])) < size:
                 libbpf.test_run(self._take, self._packet, repeat=size - done)
             found[part] = self._requests["found"][:size]
-            words(counters)[start : start + size] = words(self._results)[:size]
+            abi.words(counters)[start : start + size] = abi.words(self._results)[:size]
         return counters, found
 
     def inserted(self) -> int:
@@ -346,13 +339,8 @@ def _resident(found: np.void) -> Resident:
 def _snapshot_of(rows: Array) -> Snapshot:
     """SCAN_ROW[n] as a snapshot of its own."""
     key_words = abi.FLOW_KEY.itemsize // 8
-    keys, states = words(rows)[:, :key_words].copy(), words(rows)[:, key_words:].copy()
+    keys, states = abi.words(rows)[:, :key_words].copy(), abi.words(rows)[:, key_words:].copy()
     return Snapshot(keys.view(abi.FLOW_KEY)[:, 0], states.view(FLOW_STATE)[:, 0])
-
-
-def words(rows: Array) -> Array:
-    """uint64[n, size / 8]: the same memory. NumPy copies these twenty times faster than rows of fields."""
-    return rows.view("u8").reshape(len(rows), rows.dtype.itemsize // 8)
 
 
 _SUMMED = (

@@ -118,7 +118,7 @@ class Scan:
 
 def _each_once(rows: Array) -> Array:
     """The rows without those whose key came before."""
-    words = rows.view("u8").reshape(len(rows), -1)[:, : abi.FLOW_KEY.itemsize // 8]  # the key comes first
+    words = abi.words(rows)[:, : abi.FLOW_KEY.itemsize // 8]  # the key comes first
     hashes = hash_rows(words, seed=0)
     in_order = np.sort(hashes)
     if not (in_order[1:] == in_order[:-1]).any():
