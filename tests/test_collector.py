@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_table import FakeTable
-from flowmon import collector, durations
+from flowmon import collector, durations, pressure
 from flowmon.analysers.activity import SYN, Seen
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import SinkError
@@ -581,7 +581,8 @@ class Walk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, scene: Scene, looks: int) -> None:
         self.waits: list[float] = []
         self._scene, self._looks = scene, looks
-        monkeypatch.setattr(collector, "time", self)
+        for module in (collector, pressure):
+            monkeypatch.setattr(module, "time", self)
         scene.options = CollectorOptions(interval_s=3600)
         scene.__post_init__()
 
@@ -631,13 +632,13 @@ def test_fast_arrivals_relieve_the_table_earlier_and_are_watched_closer(
         waits.append(walk.waits[-1])
     assert slow.sink.records == []
     assert fast.sink.packets > 0
-    assert waits[1] < waits[0] == collector.LOOK_SECONDS
+    assert waits[1] < waits[0] == pressure.LOOK_SECONDS
 
 
 def test_quiet_table_is_looked_at_no_oftener_than_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
     walk = Walk(monkeypatch, Scene(), looks=5)
     walk.run()
-    assert walk.waits == [collector.LOOK_SECONDS] * 5
+    assert walk.waits == [pressure.LOOK_SECONDS] * 5
 
 
 def test_entries_kept_over_an_active_timeout_fill_the_table_too(monkeypatch: pytest.MonkeyPatch) -> None:
