@@ -374,9 +374,11 @@ def _set_up_log(options: dict[str, Any]) -> None:
 
 def _collect(options: dict[str, Any]) -> None:
     from flowmon import session
+    from flowmon.arrow import leave_pandas_out
     from flowmon.kernel import loader
     from flowmon.run import run
 
+    leave_pandas_out()
     where = chosen.where(options)
     collector_options = chosen.collector_options(options)
     pin_set = _pin_set(options)
@@ -419,7 +421,9 @@ _OF_INTERFACES = (
 
 def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     from flowmon import offline
+    from flowmon.arrow import leave_pandas_out
 
+    leave_pandas_out()
     for name in _OF_INTERFACES:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = next(param.opts[0] for param in context.command.params if param.name == name)

@@ -52,3 +52,17 @@ def test_no_record_needs_pandas(tmp_path: Path) -> None:
         "sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 0
+
+
+def test_pandas_is_left_out() -> None:
+    """Not even what pyarrow does by itself imports it, as where an alert is made. Who wants it can import it all the same."""
+    script = (
+        "import sys, pyarrow as pa, pyarrow.compute as pc; from flowmon.arrow import leave_pandas_out;"
+        "from flowmon.analysers.alerts import Alert, alert_batch;"
+        "leave_pandas_out();"
+        "alert_batch([Alert(detector='d', kind='k', start_ns=0, end_ns=0, example_ports=(1,))]);"
+        "pa.array(range(3)).to_numpy(); pc.sum(pa.array([1]));"
+        "assert 'pandas' not in sys.modules;"
+        "import pandas"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
