@@ -6,14 +6,14 @@ bytes in network order (IPv4 as ::ffff:a.b.c.d); times are CLOCK_MONOTONIC
 nanoseconds, 0 meaning never.
 """
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 SIZE_BINS = 6
 TTL_BINS = 10
@@ -256,6 +256,11 @@ LOADED_INFO = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("features_packets", "u4"),
+        ("features_sessions", "u4"),
+        ("features_protocols", "u4"),
+        ("features_ring_octets", "u4"),
+        ("features_restart_ns", "u8"),
     ]
 )
 
@@ -314,6 +319,10 @@ SETTINGS = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("features_packets", "u4"),
+        ("features_sessions", "u4"),
+        ("features_protocols", "u4"),
+        ("features_restart_ns", "u8"),
     ]
 )
 
@@ -354,6 +363,71 @@ GUARD_ENTRY = np.dtype(
 )
 
 GUARD_BOOKS = np.dtype([("blocks", "u8"), ("packets", "u8"), ("octets", "u8")])
+
+
+class FeaturesProtocol(IntFlag):
+    """Whose packets are captured one by one: `enum features_protocol`."""
+
+    TCP = 1
+    UDP = 2
+    ICMP = 4
+
+
+SESSION = np.dtype(
+    [
+        ("began_utc_ns", "u8"),
+        ("last_seen_mono_ns", "u8"),
+        ("progress", "u8"),
+        ("limit_mono_ns", "u8"),
+        ("initial_sequence", "u4", 2),
+        ("points", "u4", 2),
+        ("sequence_known", "u1", 2),
+        ("turned", "u1"),
+        ("padding", "u1", 5),
+    ]
+)
+
+SESSION_GATE = np.dtype([("taken", "u8"), ("freed", "u8"), ("utc_offset_ns", "i8")])
+
+FEATURE_PACKET = np.dtype(
+    [
+        ("key", FLOW_KEY),
+        ("time_mono_ns", "u8"),
+        ("interval_ns", "u8"),
+        ("began_utc_ns", "u8"),
+        ("index", "u4"),
+        ("round", "u4"),
+        ("segments", "u4"),
+        ("kept", "u4"),
+        ("last_ip_length", "u4"),
+        ("segment_ip_length", "u4"),
+        ("headers_length", "u4"),
+        ("sequence", "u4"),
+        ("acknowledgement", "u4"),
+        ("fragment", "u2"),
+        ("tcp_control_bits", "u2"),
+        ("window", "u2"),
+        ("udp_length", "u2"),
+        ("time_to_live", "u1"),
+        ("class_of_service", "u1"),
+        ("icmp_type", "u1"),
+        ("icmp_code", "u1"),
+        ("is_reverse", "u1"),
+        ("unread", "u1"),
+        ("padding", "u1", 6),
+    ]
+)
+
+FEATURE_BOOKS = np.dtype(
+    [
+        ("captured_packets", "u8"),
+        ("lost_packets", "u8"),
+        ("refused_packets", "u8"),
+        ("watched_packets", "u8"),
+        ("elsewhere_packets", "u8"),
+        ("padding", "u8", 3),
+    ]
+)
 
 ATTACHMENT = np.dtype([("directions", "u4"), ("made_clsact", "u4")])
 

@@ -6,6 +6,7 @@
  *   skb ── parse ──▶ struct packet ── account ──▶ entry of `flows`
  *            │                          │
  *            └──── reason why not ──────┴──▶ totals of the observation point
+ *                                       └──▶ ring of features, if asked for
  *
  * Four programs observe: two hooks, with or without an Ethernet header.  The
  * others are not attached: the collector runs `take` to take flows out, and
@@ -21,6 +22,7 @@ SETTINGS;
 #include "parse.bpf.h"
 #include "tcp.bpf.h"
 #include "account.bpf.h"
+#include "features.bpf.h"
 
 /* What begins afresh with a record. */
 #define RECORD_BYTES \
@@ -97,6 +99,8 @@ static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int ha
 	if (LIKELY(outcome == PARSED)) {
 		packet->now_mono_ns = now_ns(skb);
 		outcome = account(packet, &begins);
+		if (SETTING(features_packets) && outcome == COUNTED)
+			capture_features(packet);
 	} else {
 		packet->segments = skb->gso_segs ? skb->gso_segs : 1;
 		packet->wire_layer2_octets = packet->buffer_length;

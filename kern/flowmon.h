@@ -11,7 +11,7 @@
 #ifndef FLOWMON_H
 #define FLOWMON_H
 
-#define FLOWMON_ABI_VERSION 5
+#define FLOWMON_ABI_VERSION 6
 
 #define FLOWMON_SIZE_BINS 6
 #define FLOWMON_TTL_BINS 10
@@ -262,6 +262,11 @@ struct loaded_info {
 	__u32 guard_ports;
 	__u32 guard_window_s;
 	__u32 guard_block_s;
+	__u32 features_packets; /* as in the settings, these three and the last */
+	__u32 features_sessions;
+	__u32 features_protocols;
+	__u32 features_ring_octets;
+	__u64 features_restart_ns;
 };
 
 /* What we did to an interface, so that exactly that can be undone. */
@@ -279,6 +284,76 @@ struct settings {
 	__u32 guard_ports; /* so many distinct ports of its SYNs has a source free; 0: no guard */
 	__u32 guard_window_s; /* in that time */
 	__u32 guard_block_s; /* what goes beyond is dropped for so long */
+	__u32 features_packets; /* so many of each session are handed over one by one; 0: none */
+	__u32 features_sessions; /* at a time */
+	__u32 features_protocols; /* enum features_protocol, a set */
+	__u64 features_restart_ns; /* a session that is so long at its limit is captured again */
+};
+
+enum features_protocol {
+	FEATURES_TCP = 1,
+	FEATURES_UDP = 2,
+	FEATURES_ICMP = 4, /* and ICMPv6 */
+};
+
+/* A session whose packets are captured, by its key: a flow_key without its point, one side first. */
+struct session {
+	__u64 began_utc_ns; /* first packet */
+	__u64 last_seen_mono_ns;
+	__u64 progress; /* round << 32 | packets on the wire in this round */
+	__u64 limit_mono_ns; /* when the limit was reached, in the latest round that did */
+	__u32 initial_sequence[2]; /* of the first packet's direction, and of the other */
+	__u32 points[2]; /* where each is captured: (ifindex << 1 | direction) + 1; 0 = not seen yet */
+	__u8 sequence_known[2];
+	__u8 turned; /* the first packet came from the key's second side */
+	__u8 padding[5];
+};
+_Static_assert(sizeof(struct session) == 56, "session is 56 bytes without holes");
+
+/* How many places of sessions were taken; and what the collector says: how many of these it freed, and the time. */
+struct session_gate {
+	__u64 taken;
+	__u64 freed;
+	__s64 utc_offset_ns; /* UTC less the packets' clock */
+};
+
+/* One packet of a session, as it goes through the ring. */
+struct feature_packet {
+	struct flow_key key; /* of the packet */
+	__u64 time_mono_ns;
+	__u64 interval_ns; /* since the session's packet before, of either direction; 0 for the first */
+	__u64 began_utc_ns; /* as the session: the same in each of its packets, which UTC reckoned later would not be */
+	__u32 index; /* of the round, from 0; packets on the wire */
+	__u32 round;
+	__u32 segments; /* packets on the wire that this stands for */
+	__u32 kept; /* of them, those within the limit */
+	__u32 last_ip_length; /* of the last of them, or the only one */
+	__u32 segment_ip_length; /* of the others */
+	__u32 headers_length; /* IP and transport */
+	__u32 sequence; /* TCP, relative to the direction's first, as the next */
+	__u32 acknowledgement; /* relative to the other direction's first; 0 without ACK */
+	__u16 fragment; /* flags and offset as in the IPv4 header */
+	__u16 tcp_control_bits;
+	__u16 window; /* not scaled */
+	__u16 udp_length;
+	__u8 time_to_live;
+	__u8 class_of_service;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 is_reverse; /* not in the direction of the session's first packet */
+	__u8 unread; /* its transport header was not there, or not whole */
+	__u8 padding[6];
+};
+_Static_assert(sizeof(struct feature_packet) == 128, "feature_packet is 128 bytes without holes");
+
+/* What became of the packets that features are captured of; of each CPU, packets on the wire. */
+struct feature_books {
+	__u64 captured_packets;
+	__u64 lost_packets; /* the ring was full */
+	__u64 refused_packets; /* of sessions without a place */
+	__u64 watched_packets; /* of sessions at their limit */
+	__u64 elsewhere_packets; /* captured at another point */
+	__u64 padding[3]; /* a cache line */
 };
 
 /* Whose packets are dropped on ingress, by prefix of the source address. */

@@ -92,6 +92,17 @@ MAP(MAP_ARRAY, take_requests, __u32, struct take_request, TAKE_BATCH, BPF_F_MMAP
 MAP(MAP_ARRAY, take_results, __u32, struct flow_counters, TAKE_BATCH, BPF_F_MMAPABLE);
 MAP(MAP_ARRAY, take_books, __u32, struct take_books, 1, BPF_F_MMAPABLE);
 
+#ifndef FLOWMON_BCC
+/* Whose packets are captured one by one, and the packets; of size 1 and a page where none are. */
+MAP(MAP_HASH, sessions, struct flow_key, struct session, 1, 0);
+MAP(MAP_ARRAY, session_gate, __u32, struct session_gate, 1, BPF_F_MMAPABLE);
+MAP(MAP_ARRAY, feature_books, __u32, struct feature_books, TOTALS_CPUS, BPF_F_MMAPABLE);
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} feature_ring SEC(".maps");
+#endif
+
 /* A capture's packets on their way into the program that meets those of an interface. */
 PRIVATE_MAP(MAP_ARRAY, replay_packets, __u32, struct captured_packet, REPLAY_BATCH, BPF_F_MMAPABLE);
 PRIVATE_MAP(MAP_ARRAY, replay_chunk, __u32, struct replay_chunk, 1, BPF_F_MMAPABLE);

@@ -111,6 +111,8 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct packet *pa
 	packet->key.protocol = ip->protocol;
 	packet->class_of_service = ip->tos;
 	packet->ttl = ip->ttl;
+	if (SETTING(features_packets))
+		packet->fragment_field = bpf_ntohs(ip->frag_off);
 	fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS);
 	if (RARELY(fragment)) {
 		packet->identification = bpf_ntohs(ip->id);
@@ -173,6 +175,9 @@ static __always_inline void note_fragment_header(struct packet *packet, const __
 	__u16 offset_and_flags = bpf_ntohs(header[1]);
 
 	packet->identification = bpf_ntohl(*(__be32 *)&header[2]);
+	packet->fragment_field = offset_and_flags >> 3;
+	if (offset_and_flags & IPV6_MORE_FRAGMENTS)
+		packet->fragment_field |= IPV4_MORE_FRAGMENTS;
 	if (offset_and_flags >> 3)
 		packet->fragment = FRAGMENT_LATER;
 	else

@@ -31,7 +31,10 @@ struct packet {
 	__u32 segment_ip_length; /* of every segment but the last */
 	__u32 last_ip_length;
 	__u32 flow_label;
-	__u32 sequence;
+	union {
+		__u32 sequence;
+		__u32 udp_length; /* UDP, where features are captured */
+	};
 	__u32 acknowledgement;
 	__u32 identification; /* of a fragment */
 	__u32 ipv4_options;
@@ -55,6 +58,7 @@ struct packet {
 	__u8 entries_made;
 	__u8 window_refused; /* the other SYN came without a window scale */
 	__u8 verdict; /* enum verdict */
+	__u16 fragment_field; /* flags and offset as in the IPv4 header, where features are captured */
 };
 _Static_assert(sizeof(struct packet) % 8 == 0, "handed to functions whole: no byte undefined");
 

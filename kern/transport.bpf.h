@@ -132,6 +132,8 @@ static __always_inline __u32 parse_ports(struct __sk_buff *skb, struct packet *p
 		return why;
 	packet->transport_header_length = header_length;
 	note_ports(packet, ports[0], ports[1]);
+	if (SETTING(features_packets) && packet->key.protocol == IPPROTO_UDP)
+		packet->udp_length = bpf_ntohs(ports[2]);
 	return PARSED;
 }
 

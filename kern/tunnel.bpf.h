@@ -227,6 +227,7 @@ static __always_inline void begin_inner(struct packet *inner)
 	inner->ipv6_extension_headers = 0;
 	inner->flow_label = 0;
 	inner->fragment = FRAGMENT_NONE;
+	inner->fragment_field = 0;
 	inner->jumbo_header_length = 0;
 	inner->icmp_type = 0;
 	inner->icmp_code = 0;

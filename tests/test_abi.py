@@ -36,7 +36,12 @@ STRUCTS = {
     "guard_books": abi.GUARD_BOOKS,
     "scan_state": abi.SCAN_STATE,
     "scan_row": abi.SCAN_ROW,
+    "session": abi.SESSION,
+    "session_gate": abi.SESSION_GATE,
+    "feature_packet": abi.FEATURE_PACKET,
+    "feature_books": abi.FEATURE_BOOKS,
 }
+IN_NO_MAP = ("feature_packet",)
 OBJECTS = ("flowmon.bpf.o", "scan.bpf.o")
 
 # The enum in C, what its names begin with, and one that counts the others.
@@ -48,6 +53,7 @@ ENUMS = {
     abi.Tunnel: ("tunnel_type", "TUNNEL_", None),
     abi.TimeSource: ("time_source", "TIME_", None),
     abi.DenyKind: ("deny_kind", "DENY_", None),
+    abi.FeaturesProtocol: ("features_protocol", "FEATURES_", None),
     abi.ReplayStop: ("replay_stop", "REPLAY_", None),
 }
 
@@ -86,6 +92,7 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> Btf:
     directory = tmp_path_factory.mktemp("header")
     lines = ["#include <linux/types.h>", '#include "flowmon.h"']
     lines += [f"enum {name} a_{name};" for name, _, _ in ENUMS.values()]
+    lines += [f"struct {name} a_{name};" for name in IN_NO_MAP]
     lines += ["enum constants {", *(f"VALUE_{name} = {name}," for name in CONSTANTS), "} constants;"]
     (directory / "header.c").write_text("\n".join(lines))
     includes = [f"-I{path}" for path in (KERN, *Path("/usr/include").glob("*-linux-gnu"))]
@@ -102,8 +109,8 @@ def layout_of(dtype: np.dtype) -> Layout:
 
 
 @pytest.mark.parametrize("name", STRUCTS)
-def test_struct_is_that_of_the_objects(built: list[Btf], name: str) -> None:
-    having = [one for one in built if name in one]
+def test_struct_is_that_of_the_objects(built: list[Btf], header: Btf, name: str) -> None:
+    having = [one for one in (*built, header) if name in one]
     assert having
     for one in having:
         assert layout_of(STRUCTS[name]) == one.layout(name)

@@ -9,6 +9,7 @@ Rules:
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from flowmon import abi
 from flowmon.errors import ConfigError, KernelError
 from flowmon.kernel import libbpf, pins
 from flowmon.kernel.bcc_dialect import bcc_source
-from flowmon.kernel.clock import monotonic_ns
-from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, TAKE, PinSet
+from flowmon.kernel.clock import monotonic_ns, utc_offset_ns
+from flowmon.kernel.feature_source import FeatureSource
+from flowmon.kernel.pins import MAP_LAYOUTS, NOT_WITH_BCC, PROGRAMS, TAKE, PinSet
 
 SOURCES = Path(__file__).resolve().parent.parent / "kern"
 SOURCE = SOURCES / "flowmon.bpf.c"
@@ -59,6 +61,36 @@ class Guard:
 NO_GUARD = Guard(ports=0)
 
 
+ALL_PROTOCOLS = abi.FeaturesProtocol(7)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which packets are captured one by one: the first of each session.
+
+    packets: of a session. sessions: at a time. restart_ns: a session that is at its limit
+    for so long and goes on is captured again. ring_octets: a power of two, a page at least.
+    """
+
+    packets: int = 100
+    sessions: int = 1024
+    protocols: abi.FeaturesProtocol = ALL_PROTOCOLS
+    restart_ns: int = 5_000_000_000
+    ring_octets: int = 16 << 20
+
+    def settings(self) -> dict[str, int]:
+        """As the programs call them."""
+        return {
+            "features_packets": self.packets,
+            "features_sessions": self.sessions,
+            "features_protocols": int(self.protocols),
+            "features_restart_ns": self.restart_ns,
+        }
+
+
+NO_FEATURES = Features(packets=0, sessions=1, ring_octets=mmap.PAGESIZE)
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """What is decided at load."""
@@ -71,6 +103,7 @@ class LoadOptions:
     decap: bool = False  # flows are those inside tunnels
     deny: bool = False  # the deny-list is looked at
     guard: Guard | None = None
+    features: Features | None = None
     owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
 
     def settings(self) -> dict[str, int]:
@@ -81,6 +114,7 @@ class LoadOptions:
             "decap": int(self.decap),
             "deny": int(self.deny),
             **(self.guard or NO_GUARD).settings(),
+            **(self.features or NO_FEATURES).settings(),
         }
 
 
@@ -100,7 +134,7 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
     options = replace(options, deny=options.deny or denies)
     try:
         loader = _choose_loader(options)
-        _discard_guard_of_another_size(pin_set, options)
+        _discard_what_has_another_size(pin_set, options)
         if loader is abi.Loader.LIBBPF:
             _load_with_libbpf(pin_set, options)
         else:
@@ -120,7 +154,7 @@ def change(pin_set: PinSet, options: LoadOptions) -> None:
 
     What is attached goes on as it was until it is attached anew; then it is to be noted.
     """
-    _discard_guard_of_another_size(pin_set, options)
+    _discard_what_has_another_size(pin_set, options)
     loader = abi.Loader[options.loader.upper()]
     if loader is abi.Loader.LIBBPF:
         _load_with_libbpf(pin_set, options)
@@ -139,12 +173,20 @@ def loaded_options(pin_set: PinSet) -> LoadOptions:
     if not info["loader"]:
         raise KernelError(f"{pin_set.table_path} is being loaded at this moment: try again")
     guard = Guard(int(info["guard_ports"]), int(info["guard_window_s"]), int(info["guard_block_s"]))
+    features = Features(
+        int(info["features_packets"]),
+        int(info["features_sessions"]),
+        abi.FeaturesProtocol(int(info["features_protocols"])),
+        int(info["features_restart_ns"]),
+        int(info["features_ring_octets"]),
+    )
     return LoadOptions(
         loader=abi.Loader(int(info["loader"])).name.lower(),
         time_source=abi.TimeSource(int(info["time_source"])),
         decap=bool(info["decap"]),
         deny=bool(info["deny"]),
         guard=guard if guard.ports else None,
+        features=features if features.packets else None,
         owner_pid=int(info["owner_pid"]),
     )
 
@@ -188,34 +230,45 @@ def table_info(pin_set: PinSet) -> libbpf.MapInfo:
 
 
 def _choose_loader(options: LoadOptions) -> abi.Loader:
-    if options.loader == "bcc":
-        return abi.Loader.BCC
-    if options.object_path.exists():
+    if options.loader != "bcc" and options.object_path.exists():
         return abi.Loader.LIBBPF
-    if options.loader == "auto" and options.object_path == OBJECT:
+    if options.loader == "bcc" or (options.loader == "auto" and options.object_path == OBJECT):
+        if options.features:
+            raise ConfigError(
+                "packet features need the built object, BCC does not do: `make object`, or leave --features out"
+            )
         return abi.Loader.BCC
     raise ConfigError(
         f"no BPF object at {options.object_path}: build it (make object) or load with --loader bcc"
     )
 
 
-def _guarded(options: LoadOptions) -> int:
-    return GUARDED_SOURCES if options.guard else 1
+def _sizes(options: LoadOptions) -> dict[str, int]:
+    """Of maps that come in two sizes or more, by what is asked for."""
+    features = options.features or NO_FEATURES
+    return {
+        "guard": GUARDED_SOURCES if options.guard else 1,
+        "sessions": features.sessions,
+        "feature_ring": features.ring_octets,
+    }
 
 
-def _discard_guard_of_another_size(pin_set: PinSet, options: LoadOptions) -> None:
-    """A guard that comes or goes takes another registry."""
-    path = pin_set.map_path("guard")
-    if path.exists():
-        fd = pin_set.open_map("guard")
-        size = libbpf.map_info(fd).max_entries
+def _discard_what_has_another_size(pin_set: PinSet, options: LoadOptions) -> None:
+    """A guard that comes or goes takes another registry, and features likewise."""
+    for name, size in _sizes(options).items():
+        if not pin_set.map_path(name).exists():
+            continue
+        fd = pin_set.open_map(name)
+        found = libbpf.map_info(fd).max_entries
         os.close(fd)
-        if size != _guarded(options):
-            path.unlink()
+        if found != size:
+            pin_set.map_path(name).unlink()
+            if name == "sessions":
+                pin_set.map_path("session_gate").unlink()  # which counts them
 
 
 def _reused_maps(pin_set: PinSet) -> dict[str, int]:
-    """Descriptors of the maps that an earlier load left."""
+    """Descriptors of the maps that are pinned."""
     return {name: pin_set.open_map(name) for name in MAP_LAYOUTS if pin_set.map_path(name).exists()}
 
 
@@ -235,8 +288,9 @@ def _loaded_object(
         sizes = {
             "flows": options.max_flows,
             "totals": libbpf.cpu_ids() * abi.TOTALS_SLOTS,
+            "feature_books": libbpf.cpu_ids(),
             "replay_packets": abi.REPLAY_BATCH,
-            "guard": _guarded(options),
+            **_sizes(options),
         }
         for name, handle in map_handles.items():
             if name in reused:
@@ -304,7 +358,9 @@ class PrivateSet:
         try:
             module = _compile_with_bcc(pin_set, options)
             functions = {name: _load_function(module, name) for name in REPLAY_PROGRAMS}
-            self._descriptors = {name: pin_set.open_map(name) for name in MAP_LAYOUTS}
+            self._descriptors = {
+                name: pin_set.open_map(name) for name in MAP_LAYOUTS if name not in NOT_WITH_BCC
+            }
             self._descriptors |= {name: os.dup(module[name.encode()].get_fd()) for name in REPLAY_MAPS}
             self._descriptors |= {name: os.dup(fd) for name, fd in functions.items()}
         finally:
@@ -326,8 +382,7 @@ class PrivateSet:
 
 def _pin_program(fd: int, pin_set: PinSet, name: str) -> None:
     """Pins a program, and has it hold all the maps: while it is attached, none of them can get lost."""
-    for map_name in MAP_LAYOUTS:
-        map_fd = pin_set.open_map(map_name)
+    for map_fd in _reused_maps(pin_set).values():
         libbpf.bind_map(fd, map_fd)
         os.close(map_fd)
     path = pin_set.program_path(name)
@@ -417,7 +472,7 @@ def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
             " (the bcc of PyPI is another package)"
         ) from None
     flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
-    flags += [f"-DMAX_GUARDED={_guarded(options)}", f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
+    flags += [f"-DMAX_GUARDED={_sizes(options)['guard']}", f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():
@@ -447,11 +502,16 @@ def _note(pin_set: PinSet, options: LoadOptions, loader: abi.Loader) -> None:
     settings = options.settings()
     for name in set(settings).intersection(abi.LOADED_INFO.names or ()):
         info[name] = settings[name]
+    info["features_ring_octets"] = (options.features or NO_FEATURES).ring_octets
     info["abi_version"] = abi.ABI_VERSION
     info["loader"] = loader
     info["owner_pid"] = options.owner_pid
     info["loaded_mono_ns"] = monotonic_ns()
     write_loaded_info(pin_set, info)
+    if options.features:
+        source = FeatureSource(pin_set)
+        source.set_utc_offset(utc_offset_ns())
+        source.close()
 
 
 def read_loaded_info(pin_set: PinSet) -> np.ndarray[Any, np.dtype[Any]]:

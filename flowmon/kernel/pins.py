@@ -36,6 +36,7 @@ RUN_DIRECTORY = Path("/run/flowmon")  # what lives as long as a process: pid fil
 NO_BPF = "this kernel has no bpf system call: flowmon needs Linux 5.14 or later with CONFIG_BPF_SYSCALL"
 
 U4 = np.dtype("u4")
+NOTHING = np.dtype([])
 
 # Every map of a pin set: name, key and value as the programs declare them.
 MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
@@ -51,7 +52,12 @@ MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "guard": (abi.GUARD_SOURCE, abi.GUARD_ENTRY),
     "blank_guard": (U4, abi.GUARD_ENTRY),
     "guard_books": (U4, abi.GUARD_BOOKS),
+    "sessions": (abi.FLOW_KEY, abi.SESSION),
+    "session_gate": (U4, abi.SESSION_GATE),
+    "feature_books": (U4, abi.FEATURE_BOOKS),
+    "feature_ring": (NOTHING, NOTHING),
 }
+NOT_WITH_BCC = ("sessions", "session_gate", "feature_books", "feature_ring")
 OBSERVERS = ("ingress_ethernet", "egress_ethernet", "ingress_ip", "egress_ip")
 TAKE = "take"
 PROGRAMS = (*OBSERVERS, TAKE)
