@@ -44,6 +44,7 @@ check: setup
 	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
 	.venv/bin/python -m flowmon.ipfix | diff -u docs/ipfix-elements.md -
 	.venv/bin/python -m flowmon.analysers | diff -u docs/analysers.md -
+	.venv/bin/python -m flowmon.features | diff -u docs/packet-feature-columns.md -
 
 format:
 	.venv/bin/ruff check --fix --silent . || true
@@ -54,6 +55,7 @@ docs:
 	.venv/bin/python -m flowmon.elements > docs/information-elements.md
 	.venv/bin/python -m flowmon.ipfix > docs/ipfix-elements.md
 	.venv/bin/python -m flowmon.analysers > docs/analysers.md
+	.venv/bin/python -m flowmon.features > docs/packet-feature-columns.md
 
 clean:
 	$(MAKE) -s -C kern clean
