@@ -28,6 +28,8 @@ from flowmon.options import (
     NonEmptyPath,
     collect_options,
     export_options,
+    features_options,
+    features_output_options,
     guard_options,
     load_options,
     never_block_option,
@@ -38,7 +40,7 @@ from flowmon.options import (
 
 if TYPE_CHECKING:
     from flowmon.kernel.pins import PinSet
-    from flowmon.outputs import Watching
+    from flowmon.outputs import FeatureOutput, Watching
     from flowmon.session import Where, Work
     from flowmon.sinks import Sink
 
@@ -104,7 +106,9 @@ class _Group(ConfigurableCommand, click.Group):
 @where_options
 @load_options
 @guard_options
+@features_options
 @collect_options
+@features_output_options
 @export_options
 @watch_options
 @click.option(
@@ -136,6 +140,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 @where_options
 @load_options
 @guard_options
+@features_options
 @click.pass_obj
 def load(outer: dict[str, Any], /, **options: Any) -> None:
     """Load the programs and attach them; they count from then on."""
@@ -150,7 +155,9 @@ def load(outer: dict[str, Any], /, **options: Any) -> None:
 @where_options
 @load_options
 @guard_options
+@features_options
 @collect_options
+@features_output_options
 @export_options
 @watch_options
 @click.pass_obj
@@ -172,6 +179,10 @@ def start(outer: dict[str, Any], /, **options: Any) -> None:
         raise KernelError(f"a collector runs already (process {process}): flowmon stop first")
     log_file = (options["log_file"] or Path("/var/log/flowmon.log")).absolute()
     daemon.check_log(log_file)
+    features = _feature_output(options)
+    if options["features"]:
+        features.open()
+    features.close()
     for sink in _sinks(options):  # what cannot be written is found out before anything is loaded
         sink.close()
     _watching(options).close()
@@ -356,6 +367,12 @@ def _sinks(options: dict[str, Any]) -> list[Sink]:
     return outputs.sinks(options)
 
 
+def _feature_output(options: dict[str, Any]) -> FeatureOutput:
+    from flowmon import outputs
+
+    return outputs.feature_output(options)
+
+
 def _watching(options: dict[str, Any]) -> Watching:
     from flowmon import outputs
 
@@ -376,7 +393,7 @@ def _collect(options: dict[str, Any]) -> None:
     from flowmon import session
     from flowmon.arrow import leave_pandas_out
     from flowmon.kernel import loader
-    from flowmon.run import run
+    from flowmon.run import Outputs, run
 
     leave_pandas_out()
     where = chosen.where(options)
@@ -386,16 +403,19 @@ def _collect(options: dict[str, Any]) -> None:
     if not where.anywhere:
         loader.check_loaded(pin_set)
         watching = _watching(options)
-        sinks = _sinks(options)
+        outputs = Outputs(_sinks(options), _feature_output(options))
         with session.collector_lock(pin_set):
-            run(pin_set, where, None, sinks, watching, collector_options, options["pid_file"])
+            run(pin_set, where, None, outputs, watching, collector_options, options["pid_file"])
         return
     watching = _watching(options)
-    sinks = _sinks(options)
+    outputs = Outputs(_sinks(options), _feature_output(options))
+    load_options = chosen.load_options(options, os.getpid())
+    if load_options.features:  # what cannot be written is found out before anything is loaded
+        outputs.features.open()
     work = _load(pin_set, options, where, owner_pid=os.getpid())
     try:
         with session.collector_lock(pin_set):
-            run(pin_set, where, work, sinks, watching, collector_options, options["pid_file"])
+            run(pin_set, where, work, outputs, watching, collector_options, options["pid_file"])
         if work.loaded:
             session.purge(pin_set, work)
     except SinkError as error:
@@ -434,6 +454,7 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     if not options["capture"]:
         raise ConfigError("-r needs the name of a capture file, or - for standard input")
     collector_options = chosen.collector_options(options)
+    chosen.refuse_feature_outputs(options)
     _set_up_log(options)
     given = context.get_parameter_source("max_flows") is not click.core.ParameterSource.DEFAULT
     offline.read_capture(
@@ -443,6 +464,7 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
         options["max_flows"] if given else None,
         collector_options,
         _watching(options),
+        _feature_output(options),
     )
 
 

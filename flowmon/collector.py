@@ -96,10 +96,16 @@ class Collector:
         self._pressure = Pressure(table)
         self._writer = ThreadPoolExecutor(max_workers=1)  # one: batches are written in turn
 
-    def run(self, stopped: Callable[[], bool], wait: Callable[[float], None]) -> None:
-        """Passes every interval until `stopped()`; `wait(seconds)` may return early."""
+    def run(
+        self,
+        stopped: Callable[[], bool],
+        wait: Callable[[float], None],
+        tend: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Passes every interval until `stopped()`; `wait(seconds)` may return early. `tend()` comes in between."""
         next_pass = time.monotonic() + self._options.interval_s
         while not stopped():
+            tend()
             excess = self._pressure.look()
             is_due = time.monotonic() >= next_pass
             # Where a sink takes nothing there is no relief, until an interval is over.

@@ -18,12 +18,14 @@ from flowmon.abi import TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
+from flowmon.features.tap import FeatureTap, summary
+from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
 from flowmon.kernel.replay import Replay, feed_of
-from flowmon.outputs import Watching
+from flowmon.outputs import FeatureOutput, Watching
 from flowmon.sinks import Sink
-from flowmon.sinks.gathered import ROWS, GatheringSink
+from flowmon.sinks.gathered import NS_PER_HOUR, ROWS, GatheringSink
 from flowmon.sinks.json_lines import JsonLinesSink
 from flowmon.stop import Stop
 from flowmon.watch import Watch
@@ -77,6 +79,7 @@ def read_capture(
     max_flows: int | None,
     options: CollectorOptions,
     watching: Watching,
+    features: FeatureOutput,
 ) -> None:
     """Meters a pcap or pcapng file (`-`: standard input) into sinks, which are opened once it can be read.
 
@@ -97,20 +100,33 @@ def read_capture(
         sinks = [_gathering(sink, capture) for sink in open_sinks()]
         try:
             watch = watching.watch(options.interval_s)
-            reading = Reading(capture, source, sinks, options, stop, watch)
+            open_tap = _opener_of_tap(features, options) if load_options.features else None
+            reading = Reading(capture, source, sinks, options, stop, watch, open_tap)
             books, tally = reading.run()
         finally:
             source.close()
             for sink in sinks:
                 sink.close()
+            features.close()
             watching.close()
         _report(capture, books, tally)
+        if reading.features:
+            log.info("%s", reading.features)
         if reading.complaints:
             raise SinkError("; ".join(reading.complaints))
         if stop.requested:
             raise StoppedError(f"{capture.name}: stopped after {books.seen_packets:,} packets", stop.status)
         if capture.cut_short:
             raise TruncatedCaptureError(capture.cut_short)
+
+
+def _opener_of_tap(
+    features: FeatureOutput, options: CollectorOptions
+) -> Callable[[PrivateSet, _CaptureClock], FeatureTap]:
+    sinks = features.open()
+    # Each hour of a capture in few files.
+    tap_options = replace(features.tap_options(options), write_ns=NS_PER_HOUR)
+    return lambda source, clock: FeatureTap(FeatureSource(source), sinks, tap_options, clock)
 
 
 def _gathering(sink: Sink, capture: Capture) -> GatheringSink:
@@ -138,6 +154,7 @@ class Reading:
         options: CollectorOptions,
         stop: Stop,
         watch: Watch | None = None,
+        open_tap: Callable[[PrivateSet, _CaptureClock], FeatureTap] | None = None,
     ) -> None:
         self._capture = capture
         self._stop = stop
@@ -146,6 +163,8 @@ class Reading:
         self._replay = Replay(source)
         self._clock = _CaptureClock()
         self._collector = Collector(self._table, sinks, options, dict, self._clock, watch=watch)
+        self._tap = open_tap(source, self._clock) if open_tap else None
+        self.features = ""  # what became of the packets whose features were asked for
         self.complaints: list[str] = []
         self._interval_ns = int(options.interval_s * NS)
         self._room = int(self._table.max_flows * FULL)
@@ -158,10 +177,15 @@ class Reading:
             self._collect()  # what has ended, for its own reason
             self._collect(everything=True)
             self.complaints = self._collector.finish()
+            if self._tap is not None:
+                self.complaints += self._tap.finish()
+                self.features = summary(self._tap)
             return self._table.books(), self._collector.tally
         finally:
             self._replay.close()
             self._table.close()
+            if self._tap is not None:
+                self._tap.close()
 
     def _feed(self, advance: Callable[[], None]) -> None:
         """Every packet; passes in between where an interval is over or the table fills up."""
@@ -174,6 +198,8 @@ class Reading:
             while next_ns is not None and next_ns < before_ns and not self._stop.requested:
                 count += feed.feed(before_ns, min(PROGRESS_PACKETS, look_at - count))
                 advance()
+                if self._tap is not None:
+                    self._tap.read()
                 if count == look_at:
                     self._clock.advance(self._replay.flush())
                     look_at = count + self._make_room()
@@ -181,6 +207,8 @@ class Reading:
             self._clock.advance(self._replay.flush())
             if next_ns is not None and next_ns >= before_ns:
                 self._clock.advance(next_ns + 1)
+                if self._tap is not None:
+                    self._tap.tend()
                 self._collect()
 
     def _make_room(self) -> int:

@@ -183,6 +183,69 @@ collect_options = _options(
         help="observationDomainId; by default from the machine's id.",
     ),
 )
+features_options = _options(
+    click.option(
+        "--features", is_flag=True, help="Hand out the first packets of each session one by one, as well."
+    ),
+    click.option(
+        "--packets-per-session",
+        type=click.IntRange(1, 1 << 27),
+        default=100,
+        show_default=True,
+        help="So many of each, both directions together.",
+    ),
+    click.option(
+        "--sessions",
+        type=click.IntRange(1, 1 << 24),
+        default=1024,
+        show_default=True,
+        help="So many at a time; who finds no place is only counted.",
+    ),
+    click.option(
+        "--protocols",
+        default="tcp,udp,icmp",
+        show_default=True,
+        metavar="LIST",
+        help="Sessions of which protocols, of both IP versions.",
+    ),
+    click.option(
+        "--session-restart",
+        type=FiniteRange(0, 1e9),
+        default=5.0,
+        show_default=True,
+        help="Seconds after which a session that reached its limit and goes on is captured again.",
+    ),
+    click.option(
+        "--ring-size",
+        type=click.IntRange(1, 1024),
+        default=16,
+        show_default=True,
+        help="MiB for packets on their way from the kernel; a power of two.",
+    ),
+)
+features_output_options = _options(
+    click.option(
+        "--accept-restart",
+        type=FiniteRange(0, 1e9),
+        default=1.0,
+        show_default=True,
+        help="Seconds after which, all places being taken, the session least used makes room for one.",
+    ),
+    click.option(
+        "--features-directory",
+        metavar="DIR",
+        type=NonEmptyPath(),
+        help="Packet features go there.  [default: _features in that of -d]",
+    ),
+    click.option(
+        "--features-format",
+        type=click.Choice(["parquet", "json"]),
+        default="parquet",
+        show_default=True,
+        help="parquet, or json: one result.json.",
+    ),
+    click.option("--debug", is_flag=True, help="A CSV file for each session as well."),
+)
 never_block_option = click.option(
     "--never-block",
     "never_block",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowmon.config import given_as
@@ -16,14 +17,20 @@ if TYPE_CHECKING:
     from flowmon.analysers import Analyser
     from flowmon.analysers.alerts import Alert
     from flowmon.blocker import BlockOptions
+    from flowmon.collector import CollectorOptions
+    from flowmon.features.tap import TapOptions
     from flowmon.sinks import Sink
     from flowmon.sinks.alerts import AlertSink
+    from flowmon.sinks.features import FeatureSink
     from flowmon.sinks.ipfix import IpfixOptions
     from flowmon.watch import Watch
 
 # What a sink or an analyser needs is imported where there is any: it takes time.
 
 MIB = 1 << 20
+NS = 1_000_000_000
+# Readers of Parquet leave out what begins so, when they read the flows, or the features.
+FEATURES_DIRECTORY, SESSIONS_DIRECTORY = "_features", "_sessions"
 DEFAULT_LISTEN = "127.0.0.1:2112"
 ACTIVE_PEERS = "active-peers"
 LEAST_TTL_S = 20.0  # entries are looked after every 10 s
@@ -50,6 +57,60 @@ def sinks(options: dict[str, Any]) -> list[Sink]:
             sink.close()
         raise
     return found
+
+
+@dataclass
+class FeatureOutput:
+    """Where packet features go: nothing is opened before `open`.
+
+    directory: None where none was named.
+    """
+
+    directory: Path | None
+    as_json: bool
+    as_csv: bool
+    accept_restart_s: float
+    _sinks: list[FeatureSink] = field(default_factory=list)
+
+    def open(self) -> list[FeatureSink]:
+        """Opened; once. Raises ConfigError, SinkError."""
+        from flowmon.sinks.features.parquet import ParquetFeatureSink
+        from flowmon.sinks.features.result_json import ResultJsonSink
+        from flowmon.sinks.features.session_csv import SessionCsvSink
+
+        if self._sinks:
+            return self._sinks
+        if self.directory is None:
+            raise ConfigError(
+                "packet features need a directory: give -d DIR, or --features-directory DIR for them alone"
+            )
+        self._sinks.append((ResultJsonSink if self.as_json else ParquetFeatureSink)(self.directory))
+        if self.as_csv:
+            self._sinks.append(SessionCsvSink(self.directory / SESSIONS_DIRECTORY))
+        return self._sinks
+
+    def tap_options(self, options: CollectorOptions) -> TapOptions:
+        """How often the collector looks after them."""
+        from flowmon.features.tap import TapOptions
+
+        return TapOptions(
+            options.timeouts.idle_ns, int(self.accept_restart_s * NS), int(options.interval_s * NS)
+        )
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def feature_output(options: dict[str, Any]) -> FeatureOutput:
+    """As the options say."""
+    directory = options["features_directory"]
+    if directory is None and options["directory"] is not None:
+        directory = options["directory"] / FEATURES_DIRECTORY
+    return FeatureOutput(
+        directory, options["features_format"] == "json", options["debug"], options["accept_restart"]
+    )
 
 
 @dataclass(frozen=True)

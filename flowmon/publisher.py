@@ -12,6 +12,7 @@ from flowmon.errors import KernelError
 from flowmon.kernel import interfaces, loader
 from flowmon.kernel.attach import attachments
 from flowmon.kernel.deny_list import GuardRegistry, deny_list, guard_registry
+from flowmon.kernel.feature_source import FeatureBooks
 from flowmon.kernel.flow_table import FlowTable
 from flowmon.kernel.pins import PinSet
 from flowmon.sinks import Metering, Sink
@@ -33,6 +34,7 @@ class Publisher:
         sinks: list[Sink],
         watch: Watch | None,
         names: Callable[[], dict[int, str]],
+        features: Callable[[], FeatureBooks | None] = lambda: None,
     ) -> None:
         self.board = Board()
         self._pin_set = pin_set
@@ -40,6 +42,7 @@ class Publisher:
         self._sinks = sinks
         self._watch = watch
         self._names = names
+        self._features = features
         self._started_at_ns = time.time_ns()
         self._lists: tuple[DenyState | None, GuardState | None] = (None, None)
         self._lists_at = 0.0
@@ -77,6 +80,7 @@ class Publisher:
                 peers=peers.peers if peers else tuple,
                 deny=deny,
                 guard=guard,
+                features=self._features(),
             )
         )
 

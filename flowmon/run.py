@@ -3,15 +3,20 @@
 import logging
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from flowmon import session
 from flowmon.blocker import Blocker
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import ConfigError, KernelError, NotSentError, SinkError
+from flowmon.features.tap import FeatureTap, summary
+from flowmon.kernel import loader
+from flowmon.kernel.clock import SystemClock
+from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, FlowTable
 from flowmon.kernel.pins import PinSet
-from flowmon.outputs import Watching
+from flowmon.outputs import FeatureOutput, Watching
 from flowmon.publisher import Publisher, interface_packets
 from flowmon.session import Where, Work
 from flowmon.sinks import Metering, Sink
@@ -23,11 +28,19 @@ from flowmon.web.server import Server
 log = logging.getLogger("flowmon")
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Where all goes that a run finds out. features: opened where the programs capture them."""
+
+    sinks: list[Sink]
+    features: FeatureOutput
+
+
 def run(
     pin_set: PinSet,
     where: Where,
     work: Work | None,
-    sinks: list[Sink],
+    outputs: Outputs,
     watching: Watching,
     options: CollectorOptions,
     pid_file: Path | None,
@@ -41,20 +54,29 @@ def run(
     stop = Stop()
     owns_table = work is not None and work.loaded
     with ExitStack() as stack:
-        table, follower, collector = _parts(stack, pin_set, where, work, sinks, watching, options)
+        tap = _tap(stack, pin_set, outputs.features, options)
+        table, follower, collector = _parts(stack, pin_set, where, work, outputs, watching, options, tap)
         if pid_file is not None:
             pid_file.parent.mkdir(parents=True, exist_ok=True)
             pid_file.write_text(f"{os.getpid()}\n")
             stack.callback(pid_file.unlink, missing_ok=True)
         log.info("collecting from %s", pin_set.table_path)
         if options.interval_s > 0:
-            collector.run(lambda: stop.requested or not session.is_pinned(pin_set, table.id), follower.wait)
+            collector.run(
+                lambda: stop.requested or not session.is_pinned(pin_set, table.id),
+                follower.wait,
+                tap.tend if tap else lambda: None,
+            )
         if not session.is_pinned(pin_set, table.id):
             raise KernelError(f"{pin_set.table_path} was removed by somebody else: this collector has ended")
         if work:
             session.detach(pin_set, work)
         collector.collect(everything=owns_table)
-        _report_the_end(pin_set, collector, collector.finish(), owns_table=owns_table)
+        complaints = collector.finish()
+        if tap is not None:
+            complaints += tap.finish()
+            log.info("%s", summary(tap))
+        _report_the_end(pin_set, collector, complaints, owns_table=owns_table)
 
 
 def _parts(
@@ -62,13 +84,16 @@ def _parts(
     pin_set: PinSet,
     where: Where,
     work: Work | None,
-    sinks: list[Sink],
+    outputs: Outputs,
     watching: Watching,
     options: CollectorOptions,
+    tap: FeatureTap | None,
 ) -> tuple[FlowTable, session.Follower, Collector]:
     """What a run needs, opened; the stack closes it."""
+    sinks = outputs.sinks
     for sink in sinks:
         stack.callback(sink.close)
+    stack.callback(outputs.features.close)
     stack.callback(watching.close)
     table = FlowTable(pin_set, WATCHED_STATE if watching.analysers else FLOW_STATE)
     stack.callback(table.close)
@@ -77,7 +102,7 @@ def _parts(
     blocker = Blocker(pin_set, watching.block)
     stack.callback(blocker.close)
     watch = watching.watch(options.interval_s, blocker.respond)
-    publisher = Publisher(pin_set, table, sinks, watch, follower.names)
+    publisher = Publisher(pin_set, table, sinks, watch, follower.names, tap.books if tap else lambda: None)
 
     def publish(metering: Metering) -> None:
         blocker.tick()
@@ -96,6 +121,22 @@ def _parts(
     if server is not None:
         stack.callback(server.close)
     return table, follower, collector
+
+
+def _tap(
+    stack: ExitStack, pin_set: PinSet, output: FeatureOutput, options: CollectorOptions
+) -> FeatureTap | None:
+    """Where the programs capture packets one by one, and there is a place for them."""
+    if loader.loaded_options(pin_set).features is None:
+        return None
+    try:
+        sinks = output.open()
+    except ConfigError as error:
+        log.warning("%s; those that are captured go nowhere", error)
+        return None
+    tap = FeatureTap(FeatureSource(pin_set), sinks, output.tap_options(options), SystemClock())
+    stack.callback(tap.close)
+    return tap
 
 
 def _server(

@@ -319,6 +319,11 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
             f"the table that is loaded holds {size} flows, not {options.max_flows}:"
             " `flowmon purge` first (its flows are lost), or leave --max-flows out"
         )
+    if options.features not in (None, loader.loaded_options(pin_set).features):
+        raise ConfigError(
+            "what is loaded captures no packet features, or others: `flowmon unload` first (the flows stay),"
+            " or leave --features out"
+        )
     if options.decap != bool(loader.read_loaded_info(pin_set)["decap"][0]):
         raise ConfigError(
             f"what is loaded counts flows {'outside' if options.decap else 'inside'} tunnels:"

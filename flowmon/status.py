@@ -6,6 +6,7 @@ from typing import Any
 
 from flowmon import abi, daemon
 from flowmon.kernel import loader
+from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import Books, FlowTable
 from flowmon.kernel.pins import PinSet
 from flowmon.session import attached_interfaces
@@ -37,10 +38,20 @@ def status(pin_set: PinSet) -> dict[str, Any]:
         ],
         "deny_list": options.deny,
         "guard_ports": options.guard.ports if options.guard else 0,
+        "features": _features(pin_set) if options.features else None,
         "max_flows": table.max_flows,
         "table_bytes": loader.table_bytes(pin_set),
         "books": books_as_dict(books),
     }
+
+
+def _features(pin_set: PinSet) -> dict[str, int]:
+    """What became of the packets that are captured one by one."""
+    source = FeatureSource(pin_set)
+    try:
+        return asdict(source.books())
+    finally:
+        source.close()
 
 
 def books_as_dict(books: Books) -> dict[str, Any]:
@@ -75,6 +86,9 @@ def print_status(found: dict[str, Any]) -> None:
     guard = f"guard above {found['guard_ports']} ports" if found["guard_ports"] else ""
     blocking = ", ".join(filter(None, ("deny-list" if found["deny_list"] else "", guard)))
     console.print(f"blocking   {blocking or 'off'}{' (flowmon blocked)' if blocking else ''}")
+    if found["features"]:
+        parts = (f"{number:,} {name.removesuffix('_packets')}" for name, number in found["features"].items())
+        console.print(f"features   packets: {', '.join(parts)}")
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("the books")

@@ -381,7 +381,7 @@ def test_it_is_one_line_and_status_2(file, monkeypatch):
 
 
 def read_capture_with(monkeypatch, *arguments: str) -> tuple:
-    """The load options, table size, collector's options and Watching of a capture that is not read."""
+    """What a capture that is not read would be read with, from the load options on."""
     calls = []
     monkeypatch.setattr(offline, "read_capture", lambda *given: calls.append(given[2:]))
     run("-r", "some.pcap", *arguments)
@@ -406,7 +406,7 @@ def test_a_capture_ignores_options_of_interfaces(file, monkeypatch):
 def test_a_capture_takes_the_other_options(file, monkeypatch):
     monkeypatch.setenv("FLOWMON_DECAP", "yes")
     written = file('interval = 10\nanalyse = ["syn-rate"]')
-    load_options, _, collector, watching = read_capture_with(monkeypatch, "--config", written)
+    load_options, _, collector, watching, _ = read_capture_with(monkeypatch, "--config", written)
     assert (load_options.decap, collector.interval_s) == (True, 10)
     assert [one.name for one in watching.analysers] == ["syn-rate"]
 

@@ -7,6 +7,7 @@ from flowmon.abi import Ignored
 from flowmon.analysers.active_peers import Peer
 from flowmon.analysers.alerts import ENDED, STARTED, UPDATED, Alert
 from flowmon.durations import STEPS, Durations
+from flowmon.kernel.feature_source import FeatureBooks
 from flowmon.kernel.flow_table import Books
 from flowmon.sinks import SinkState
 from flowmon.web.view import (
@@ -105,4 +106,5 @@ def full() -> View:
         ],
         deny=DenyState({"deny": 91, "dry-run": 92, "never": 93}, 94, 95, 96),
         guard=GuardState(101, 102, 103, 104),
+        features=FeatureBooks(111, 112, 113, 114, 115),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -110,6 +111,7 @@ def _families(view: View, posted: Posted) -> Iterator[Metric]:
     yield from _traffic(view)
     yield from _deny(view, posted.denied)
     yield from _guard(view)
+    yield from _features(view)
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:
@@ -283,6 +285,18 @@ def _deny(view: View, denied: Denied) -> Iterator[Metric]:
         "deny_matched_dry_run_packets",
         "Packets that it would have dropped, were it not for the dry run.",
         denied.dry_run_packets,
+    )
+
+
+def _features(view: View) -> Iterator[Metric]:
+    if view.features is None:
+        return
+    outcomes = {name.removesuffix("_packets"): number for name, number in asdict(view.features).items()}
+    yield _counters(
+        "features_packets",
+        "Packets whose features were asked for, by what became of them: lost are those that the ring could not hold.",
+        "outcome",
+        _by_one(outcomes),
     )
 
 

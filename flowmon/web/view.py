@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowmon.analysers.active_peers import Peer
     from flowmon.analysers.alerts import Alert
     from flowmon.durations import Histogram
+    from flowmon.kernel.feature_source import FeatureBooks
     from flowmon.kernel.flow_table import Books
     from flowmon.sinks import SinkState
 
@@ -134,7 +135,7 @@ class View:
     collector's. refused_by: what a sink complains of while it takes no records. passes: by step.
     analysers: the gauges of each, by its name. new_connections: TCP connections attempted.
     active_users: peers by (IP version, protocol, port); peers: gives them, for who asks: there may be many.
-    deny, guard: None where off.
+    deny, guard, features: None where off.
     """
 
     at_ns: int
@@ -157,6 +158,7 @@ class View:
     peers: Callable[[], Sequence[Peer]] = tuple
     deny: DenyState | None = None
     guard: GuardState | None = None
+    features: FeatureBooks | None = None
 
 
 @dataclass(frozen=True)

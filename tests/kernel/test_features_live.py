@@ -1,0 +1,128 @@
+"""Packet features at interfaces: each packet once and in order, whatever else passes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernel.talkers import TALKERS
+from kernel.test_detection_live import check_books, prepare, write_flood
+from netns import Host, Pair, monitor
+
+pytestmark = pytest.mark.kernel
+
+TALKERS_PY = str(Path(__file__).with_name("talkers.py"))
+LIMIT = 100  # --packets-per-session
+SESSION = ["flowId", "captureStartNanoseconds", "captureRound"]
+
+
+def features_of(directory: Path) -> pd.DataFrame:
+    """Of each session in order."""
+    return pd.read_parquet(directory / "_features").sort_values([*SESSION, "packetIndex"])
+
+
+def feature_books(host: Host) -> dict[str, int]:
+    return json.loads(host.flowmon("status", "--json").stdout)["features"]
+
+
+def is_whole(session: pd.DataFrame) -> bool:
+    """Whether no packet is missing up to the last one that is there."""
+    return list(session["packetIndex"]) == list(range(len(session)))
+
+
+def test_bulk_transfers_are_told_packet_by_packet(pair: Pair, tmp_path: Path) -> None:
+    """What comes as one large buffer is told as the segments that it is on the wire."""
+    left, right = pair.left, pair.right
+    with (
+        right.server(5201, "iperf3", "-s", "-1"),
+        monitor(right, "--iface", right.interface, "-d", str(tmp_path), "--features") as running,
+    ):
+        left.run("iperf3", "-c", right.ipv4, "-n", "20M", "-P", "2")
+        books = feature_books(right)
+        running.stop()
+    found = features_of(tmp_path)
+    flows = pd.read_parquet(tmp_path)
+    tcp = flows[flows["protocolIdentifier"] == 6]
+    assert set(found["flowId"]) == set(flows["flowId"])
+    sessions = dict(iter(found[found["captureRound"] == 0].groupby("flowId")))
+    for flow_id, records in tcp.groupby("flowId"):
+        session = sessions[flow_id]
+        packets = records["packetDeltaCount"].sum() + records["reversePacketDeltaCount"].sum()
+        assert is_whole(session)
+        assert len(session) == min(LIMIT, packets)
+        assert session["sourceTransportPort"].unique() == records["sourceTransportPort"].unique()
+        # UTC is reckoned anew at each writing.
+        apart = session["observationTimeNanoseconds"].iloc[0] - records["flowStartNanoseconds"].min()
+        assert abs(apart) < pd.Timedelta("10us")
+        for _, way in session.groupby("biflowDirection"):
+            # A SYN stands for one octet, and so does a FIN.
+            taken = way["transportPayloadLength"] + (way["tcpControlBits"] & 3 != 0)
+            expected = np.concatenate(([0], np.cumsum(taken)[:-1]))
+            assert list(way["tcpRelativeSequenceNumber"]) == list(expected)
+            assert way["ipTotalLength"].max() <= 1500
+    assert sum(books.values()) == tcp_and_others(flows)
+    assert books["captured_packets"] == len(found)
+    assert books["lost_packets"] == books["refused_packets"] == books["elsewhere_packets"] == 0
+
+
+def tcp_and_others(flows: pd.DataFrame) -> int:
+    """Packets of the protocols that features are of."""
+    of_them = flows[flows["protocolIdentifier"].isin((1, 6, 17, 58))]
+    return int(of_them["packetDeltaCount"].sum() + of_them["reversePacketDeltaCount"].sum())
+
+
+def test_a_packet_comes_once_of_all_points(pair: Pair, tmp_path: Path) -> None:
+    """On the loopback interface each passes both hooks."""
+    host = pair.right
+    options = ("--features", "--protocols", "icmp")
+    with monitor(host, "--iface", "lo", "-d", str(tmp_path), *options) as running:
+        host.run("ping", "-q", "-c", "5", "-i", "0.05", "-I", "127.0.0.2", "127.0.0.1")
+        books = feature_books(host)
+        running.stop()
+    found = features_of(tmp_path)
+    assert list(found["packetIndex"]) == list(range(10))
+    assert list(found["biflowDirection"]) == [1, 2] * 5
+    assert list(found["icmpType"]) == [8, 0] * 5
+    assert (books["captured_packets"], books["elsewhere_packets"]) == (10, 10)
+
+
+def test_ordinary_sessions_are_whole_in_a_flood(pair: Pair, tmp_path: Path) -> None:
+    left, right = pair.left, pair.right
+    mac = prepare(pair)
+    flood = tmp_path / "flood.pcap"
+    write_flood(flood, mac, right.ipv4, 8000, 500_000)
+    with (
+        right.background(sys.executable, TALKERS_PY, "serve"),
+        monitor(right, "--iface", right.interface, "-d", str(tmp_path / "out"), "--features") as running,
+    ):
+        conversing = subprocess.Popen(
+            left.command(sys.executable, TALKERS_PY, "converse", "20", "8"), stdout=subprocess.PIPE, text=True
+        )
+        left.run("sleep", "1")
+        left.run("tcpreplay", "-q", "-K", "--topspeed", "-i", left.interface, str(flood))
+        ports = dict(json.loads(conversing.communicate(timeout=60)[0]))
+        features = feature_books(right)
+        check_all_are_accounted_for(right, features)
+        running.stop()
+    found = features_of(tmp_path / "out")
+    own = found[(found["sourceAddress"] == TALKERS[-1]) & (found["destinationTransportPort"] == 8001)]
+    sessions = dict(iter(own[own["captureRound"] == 0].groupby("sourceTransportPort")))
+    assert set(sessions) == set(ports)
+    assert [len(session) for session in sessions.values()] == [LIMIT] * 20
+    assert all(map(is_whole, sessions.values()))
+    print(features, found["flowId"].nunique(), "sessions")
+    assert features["refused_packets"] > 400_000
+    assert features["lost_packets"] == 0
+
+
+def check_all_are_accounted_for(host: Host, features: dict[str, int]) -> None:
+    books: dict[str, Any] = json.loads(host.flowmon("status", "--json").stdout)["books"]
+    check_books(books)
+    assert sum(features.values()) == pytest.approx(books["counted_packets"], rel=0.001)
