@@ -80,10 +80,13 @@ class Flowmon:
         return PinSet.of_table(self._table).program_path(f"{hook}_ethernet")
 
     @contextmanager
-    def loaded(self, max_flows: int) -> Iterator[None]:
-        """On both hooks of the host's interface. At the end all is taken away, and the records too."""
+    def loaded(self, max_flows: int, *options: str) -> Iterator[None]:
+        """On both hooks of the host's interface. At the end all is taken away, and the records too.
+
+        options: others of `load`.
+        """
         size = ("--max-flows", str(max_flows))
-        self.run("load", *self.table, "--iface", self._host.interface, *size)
+        self.run("load", *self.table, "--iface", self._host.interface, *size, *options)
         try:
             yield
         finally:
@@ -91,12 +94,12 @@ class Flowmon:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
+    def collecting(self) -> Iterator[subprocess.Popen[str]]:
         """A collector that writes Parquet every second."""
         collector = self.start(*self.table, "-i", "1", "-d", str(self.directory), "--listen", "off")
         try:
             wait_for_line(collector, "collecting from")
-            yield
+            yield collector
         finally:
             collector.send_signal(signal.SIGINT)
             collector.communicate(timeout=60)
@@ -105,9 +108,14 @@ class Flowmon:
         """All flows that are in the table still."""
         self.run(*self.table, "-i", "0", "--idle-timeout", "0", "-d", str(self.directory), "--listen", "off")
 
+    def status(self) -> dict[str, Any]:
+        """As `flowmon status --json` has it."""
+        found: dict[str, Any] = json.loads(self.run("status", *self.table, "--json"))
+        return found
+
     def books(self) -> dict[str, Any]:
-        """As `flowmon status --json` has them."""
-        found: dict[str, Any] = json.loads(self.run("status", *self.table, "--json"))["books"]
+        """Those in it."""
+        found: dict[str, Any] = self.status()["books"]
         return found
 
 

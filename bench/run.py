@@ -26,6 +26,7 @@ PARTS = {
     "per-packet": "per_packet",
     "throughput": "throughput",
     "new-flows": "new_flows",
+    "features": "features",
     "collector": "live_flows",
     "encode": "encode",
     "offline": "offline",

@@ -56,10 +56,10 @@ def measure(bench: Bench) -> Iterator[Row]:
         loaded = flowmons(stack, hosts.right, bench, MAX_FLOWS)
         for flowmon in loaded.values():
             stack.enter_context(flowmon.collecting())
-        slices = _Slices(hosts.right, programs(stack, loaded, own), bench.rounds_or(ROUNDS))
+        slices = Slices(hosts.right, programs(stack, loaded, own), bench.rounds_or(ROUNDS))
         for streams, size in STREAMS.items():
-            yield _tcp(slices, hosts, streams, size, TARGETS.get(streams, ()), *ONE_CPU)
-        yield _tcp(slices, hosts, 10, "10 streams, all CPUs", ())
+            yield tcp(slices, hosts, streams, size, TARGETS.get(streams, ()), *ONE_CPU)
+        yield tcp(slices, hosts, 10, "10 streams, all CPUs", ())
         for biflows in BIFLOWS:
             capture = bench.scratch / f"{biflows}.pcap"
             frames.write(capture, frames.existing(biflows))
@@ -67,7 +67,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             yield Row(PART, "60-octet frames", f"{biflows:,} biflows", "packets/s", values)
 
 
-class _Slices:
+class Slices:
     """Contenders that take turns on a host's hooks, and what arrives at its interface in the meantime."""
 
     def __init__(self, host: Host, contenders: dict[str, Programs], rounds: int) -> None:
@@ -111,8 +111,14 @@ class _Slices:
         return (after - before) / (end - start)
 
 
-def _tcp(
-    slices: _Slices, hosts: Pair, streams: int, size: str, targets: tuple[Target, ...], *where: str
+def tcp(
+    slices: Slices,
+    hosts: Pair,
+    streams: int,
+    size: str,
+    targets: tuple[Target, ...],
+    *where: str,
+    part: str = PART,
 ) -> Row:
     """Gbit/s that arrive, headers included. where: the CPUs, as iperf3 takes them."""
     turns = TURNS_FOR_TARGET if targets else TURNS_FOR_SHAPE
@@ -121,4 +127,4 @@ def _tcp(
         traffic = hosts.left.background("iperf3", "-c", hosts.right.ipv4, *how)
         octets = slices.during(traffic, OCTETS, turns)
     rates = {name: [8e-9 * value for value in values] for name, values in octets.items()}
-    return Row(PART, "iperf3", size, "Gbit/s", rates, targets=targets)
+    return Row(part, "iperf3", size, "Gbit/s", rates, targets=targets)
