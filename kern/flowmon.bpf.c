@@ -99,13 +99,13 @@ static __always_inline int observe(struct __sk_buff *skb, __u8 direction, int ha
 	if (LIKELY(outcome == PARSED)) {
 		packet->now_mono_ns = now_ns(skb);
 		outcome = account(packet, &begins);
-		if (SETTING(features_packets) && outcome == COUNTED)
-			capture_features(packet);
 	} else {
 		packet->segments = skb->gso_segs ? skb->gso_segs : 1;
 		packet->wire_layer2_octets = packet->buffer_length;
 	}
 	add_to_totals(packet, outcome, begins);
+	if (SETTING(features_packets) && outcome == COUNTED)
+		capture_features(packet);
 	return is_dropped(packet) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
