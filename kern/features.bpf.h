@@ -225,14 +225,14 @@ SUBPROGRAM int capture_features(struct packet *packet)
 	}
 	interval_ns = since(__sync_lock_test_and_set(&session->last_seen_mono_ns, packet->now_mono_ns),
 			    packet->now_mono_ns);
+	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
+		settle_sequences(session, packet, way);
 	if ((__u32)session->progress >= SETTING(features_packets))
 		begin_next_round(session, session->progress, packet->now_mono_ns);
 	if ((__u32)session->progress >= SETTING(features_packets)) {
 		books->watched_packets += packet->segments;
 		return 0;
 	}
-	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
-		settle_sequences(session, packet, way);
 	hand_over(session, packet, way, interval_ns, books);
 	return 0;
 }

@@ -40,7 +40,7 @@ def markdown() -> str:
         "",
         "## A CSV a session",
         "",
-        "`DIR/SOURCE-PORT___DESTINATION-PORT___TIMESTAMP.csv`, with a header line and all columns; the timestamp is",
+        "`DIR/_sessions/SOURCE-PORT___DESTINATION-PORT___TIMESTAMP.csv`, with a header line and all columns; the timestamp is",
         "`captureStartNanoseconds`. Times are nanoseconds since 1970; what a packet does not have is empty. A file of the",
         "run before is begun anew.",
     ]

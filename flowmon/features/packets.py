@@ -285,7 +285,7 @@ FEATURES: tuple[Feature, ...] = (
         "transportPayloadLength",
         None,
         _U4,
-        "ipTotalLength without IP and transport headers",
+        "ipTotalLength without IP and transport headers (of ICMP: type, code and checksum)",
         lambda rows: rows.payload_length,
     ),
     Feature("tcpControlBits", 6, _U2, "flags", lambda rows: rows.control_bits(), When.TCP),

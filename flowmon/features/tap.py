@@ -130,7 +130,7 @@ class FeatureTap:
         if now_ns >= self._silent_at_ns:
             self._silent_at_ns = now_ns + SILENT_EVERY_NS
             self._source.free_silent(max(0, now_ns - self._options.idle_ns))
-        if not self._source.is_full():
+        if not self._source.is_full() or not self._accept_at_ns:
             self._accept_at_ns = max(self._accept_at_ns, now_ns)
             return
         waited = now_ns - self._accept_at_ns

@@ -200,6 +200,14 @@ def test_a_full_house_makes_room_now_and_then(scene: Scene) -> None:
     assert scene.source.freed == [1, 3]
 
 
+def test_a_house_that_was_full_before_is_not_emptied() -> None:
+    scene = Scene(source=FakeSource(full=True))
+    scene.tend(1.9)
+    assert scene.source.freed == []
+    scene.tend(0.2)
+    assert scene.source.freed == [1]
+
+
 def test_the_kernel_is_told_the_time(scene: Scene) -> None:
     scene.tend(1)
     assert set(scene.source.offsets) == {UTC_NS}
