@@ -39,7 +39,7 @@ check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	shellcheck -x scripts/*.sh .ci/run
+	shellcheck -x scripts/*.sh examples/*.sh .ci/run
 	clang-format --dry-run --Werror kern/*.h kern/*.c bench/*.c
 	.venv/bin/python -m flowmon.elements | diff -u docs/information-elements.md -
 	.venv/bin/python -m flowmon.ipfix | diff -u docs/ipfix-elements.md -
