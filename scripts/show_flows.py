@@ -22,7 +22,7 @@ QUERY = """
         packetDeltaCount as packets, reversePacketDeltaCount as back,
         octetDeltaCount as octets, reverseOctetDeltaCount as "octets back",
         ['', 'idle', 'active', 'end', 'forced', 'resources'][flowEndReason + 1] as ended
-    from read_parquet(? || '/**/*.parquet', hive_partitioning = true)
+    from read_parquet(? || '/date=*/**/*.parquet', hive_partitioning = true)
     order by octetDeltaCount + reverseOctetDeltaCount desc limit ?
 """
 
