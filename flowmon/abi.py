@@ -373,17 +373,19 @@ class FeaturesProtocol(IntFlag):
     ICMP = 4
 
 
+SESSION_SIDE = np.dtype([("last_seen_mono_ns", "u8"), ("padding", "u1", 56)])
+
 SESSION = np.dtype(
     [
         ("began_utc_ns", "u8"),
-        ("last_seen_mono_ns", "u8"),
         ("progress", "u8"),
         ("limit_mono_ns", "u8"),
         ("initial_sequence", "u4", 2),
         ("points", "u4", 2),
         ("sequence_known", "u1", 2),
         ("turned", "u1"),
-        ("padding", "u1", 5),
+        ("padding", "u1", 69),
+        ("sides", SESSION_SIDE, 2),
     ]
 )
 

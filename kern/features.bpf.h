@@ -10,6 +10,7 @@
  * - The limit is in packets on the wire; a super-packet is one record.
  * - A session at its limit is watched on, and captured again when it still goes on
  *   so much later.
+ * - A packet of a session at its limit writes to its own direction's cache line only.
  * - Round and index are one number that changes atomically: no index comes twice.
  * - What finds no room in the ring is counted, and leaves a gap in the indexes.
  */
@@ -72,13 +73,13 @@ static __always_inline struct session *take_place(const struct flow_key *key, __
 {
 	__u32 zero = 0;
 	struct session_gate *gate = map_lookup(session_gate, &zero);
-	struct session session = {};
+	struct session *fresh = map_lookup(fresh_session, &zero);
 
-	if (!gate || gate->taken - gate->freed >= SETTING(features_sessions))
+	if (!gate || !fresh || gate->taken - gate->freed >= SETTING(features_sessions))
 		return NULL;
-	session.began_utc_ns = now_mono_ns + gate->utc_offset_ns;
-	session.turned = turned;
-	if (map_insert(sessions, key, &session) == 0)
+	fresh->began_utc_ns = now_mono_ns + gate->utc_offset_ns; /* all else stays 0 */
+	fresh->turned = turned;
+	if (map_insert(sessions, key, fresh) == 0)
 		__sync_fetch_and_add(&gate->taken, 1);
 	return map_lookup(sessions, key); /* another CPU's, if that was faster */
 }
@@ -98,6 +99,14 @@ static __always_inline __u64 since(__u64 then, __u64 now)
 	return then && then < now ? now - then : 0;
 }
 
+/* The session's latest packet before this one. */
+static __always_inline __u64 last_seen(const struct session *session)
+{
+	__u64 one = session->sides[0].last_seen_mono_ns, other = session->sides[1].last_seen_mono_ns;
+
+	return one > other ? one : other;
+}
+
 /* A session at its limit for long enough begins its next round. */
 static __always_inline void begin_next_round(struct session *session, __u64 progress, __u64 now_mono_ns)
 {
@@ -115,15 +124,16 @@ static __always_inline void settle_sequences(struct session *session, const stru
 {
 	__u32 other = way ^ 1;
 
-	if (packet->tcp_control_bits & TCP_SYN) {
+	if (RARELY(packet->tcp_control_bits & TCP_SYN)) {
 		if (!(packet->tcp_control_bits & TCP_ACK) &&
 		    session->initial_sequence[way] != packet->sequence)
 			session->sequence_known[other] = 0; /* another connection of the same ports */
 		session->initial_sequence[way] = packet->sequence;
-	} else if (!session->sequence_known[way]) {
+		session->sequence_known[way] = 1;
+	} else if (RARELY(!session->sequence_known[way])) {
 		session->initial_sequence[way] = packet->sequence - 1;
+		session->sequence_known[way] = 1;
 	}
-	session->sequence_known[way] = 1;
 	if (packet->tcp_control_bits & TCP_ACK && !session->sequence_known[other]) {
 		session->initial_sequence[other] = packet->acknowledgement - 1;
 		session->sequence_known[other] = 1;
@@ -136,6 +146,7 @@ static __always_inline void fill_feature_packet(struct feature_packet *row, stru
 	__builtin_memset(row, 0, sizeof(*row));
 	row->key = packet->key;
 	row->time_mono_ns = packet->now_mono_ns;
+	row->interval_ns = since(last_seen(session), packet->now_mono_ns);
 	row->began_utc_ns = session->began_utc_ns;
 	row->segments = packet->segments;
 	row->last_ip_length = packet->last_ip_length;
@@ -168,7 +179,7 @@ static __always_inline void fill_feature_packet(struct feature_packet *row, stru
 
 /* Hands the packet over as a row of the ring. */
 static __always_inline void hand_over(struct session *session, const struct packet *packet, __u32 way,
-				      __u64 interval_ns, struct feature_books *books)
+				      struct feature_books *books)
 {
 	__u32 limit = SETTING(features_packets), index;
 	__u64 progress = session->progress;
@@ -189,7 +200,6 @@ static __always_inline void hand_over(struct session *session, const struct pack
 		return;
 	}
 	fill_feature_packet(row, session, packet, way);
-	row->interval_ns = interval_ns;
 	row->index = index;
 	row->round = progress >> 32;
 	row->kept = packet->segments < limit - index ? packet->segments : limit - index;
@@ -205,7 +215,6 @@ SUBPROGRAM int capture_features(struct packet *packet)
 	struct feature_books *books = map_lookup(feature_books, &cpu);
 	struct session *session;
 	struct flow_key key;
-	__u64 interval_ns;
 	int turned;
 
 	if (!books || !packet || !has_features(packet))
@@ -223,17 +232,15 @@ SUBPROGRAM int capture_features(struct packet *packet)
 		books->elsewhere_packets += packet->segments;
 		return 0;
 	}
-	interval_ns = since(__sync_lock_test_and_set(&session->last_seen_mono_ns, packet->now_mono_ns),
-			    packet->now_mono_ns);
 	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
 		settle_sequences(session, packet, way);
 	if ((__u32)session->progress >= SETTING(features_packets))
 		begin_next_round(session, session->progress, packet->now_mono_ns);
-	if ((__u32)session->progress >= SETTING(features_packets)) {
+	if ((__u32)session->progress >= SETTING(features_packets))
 		books->watched_packets += packet->segments;
-		return 0;
-	}
-	hand_over(session, packet, way, interval_ns, books);
+	else
+		hand_over(session, packet, way, books);
+	session->sides[way].last_seen_mono_ns = packet->now_mono_ns;
 	return 0;
 }
 

@@ -296,19 +296,25 @@ enum features_protocol {
 	FEATURES_ICMP = 4, /* and ICMPv6 */
 };
 
+/* What each packet of a direction changes.  Directions are often on CPUs of their own: no cache line is shared. */
+struct session_side {
+	__u64 last_seen_mono_ns;
+	__u8 padding[56];
+};
+
 /* A session whose packets are captured, by its key: a flow_key without its point, one side first. */
 struct session {
 	__u64 began_utc_ns; /* first packet */
-	__u64 last_seen_mono_ns;
 	__u64 progress; /* round << 32 | packets on the wire in this round */
 	__u64 limit_mono_ns; /* when the limit was reached, in the latest round that did */
 	__u32 initial_sequence[2]; /* of the first packet's direction, and of the other */
 	__u32 points[2]; /* where each is captured: (ifindex << 1 | direction) + 1; 0 = not seen yet */
 	__u8 sequence_known[2];
 	__u8 turned; /* the first packet came from the key's second side */
-	__u8 padding[5];
+	__u8 padding[69];
+	struct session_side sides[2]; /* of the first packet's direction, and of the other */
 };
-_Static_assert(sizeof(struct session) == 56, "session is 56 bytes without holes");
+_Static_assert(sizeof(struct session) == 240, "session is 240 bytes without holes");
 
 /* How many places of sessions were taken; and what the collector says: how many of these it freed, and the time. */
 struct session_gate {

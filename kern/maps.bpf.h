@@ -95,6 +95,7 @@ MAP(MAP_ARRAY, take_books, __u32, struct take_books, 1, BPF_F_MMAPABLE);
 #ifndef FLOWMON_BCC
 /* Whose packets are captured one by one, and the packets; of size 1 and a page where none are. */
 MAP(MAP_HASH, sessions, struct flow_key, struct session, 1, 0);
+PRIVATE_MAP(MAP_PERCPU_ARRAY, fresh_session, __u32, struct session, 1, 0);
 MAP(MAP_ARRAY, session_gate, __u32, struct session_gate, 1, BPF_F_MMAPABLE);
 MAP(MAP_ARRAY, feature_books, __u32, struct feature_books, TOTALS_CPUS, BPF_F_MMAPABLE);
 struct {

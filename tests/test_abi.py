@@ -36,6 +36,7 @@ STRUCTS = {
     "guard_books": abi.GUARD_BOOKS,
     "scan_state": abi.SCAN_STATE,
     "scan_row": abi.SCAN_ROW,
+    "session_side": abi.SESSION_SIDE,
     "session": abi.SESSION,
     "session_gate": abi.SESSION_GATE,
     "feature_packet": abi.FEATURE_PACKET,

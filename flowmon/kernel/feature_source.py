@@ -91,7 +91,7 @@ class FeatureSource:
         """Keys, and when each was last seen."""
         cursor = np.zeros(1, "u8")
         count, _ = libbpf.lookup_batch(self._sessions, cursor, self._keys, self._states, first=True)
-        return self._keys[:count], self._states["last_seen_mono_ns"][:count]
+        return self._keys[:count], self._states["sides"]["last_seen_mono_ns"][:count].max(axis=1)
 
     def _free(self, keys: Array, rows: Array) -> int:
         for row in rows:
