@@ -1,6 +1,6 @@
 """Loads flowmon's programs and hands over their descriptors: a process, so that each tree uses its own loader.
 
-holder.py SOCKET '{"max_flows": 65536, "denied": 0, "deny": false, "guard_ports": 0}'
+holder.py SOCKET '{"max_flows": 65536, "denied": 0, "deny": false, "guard_ports": 0, "features_packets": 0}'
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 
 from flowmon import abi
-from flowmon.kernel import libbpf
+from flowmon.kernel import libbpf, loader
 from flowmon.kernel.loader import Guard, LoadOptions, PrivateSet
 
 
-def load(max_flows: int = 65536, guard_ports: int = 0, *, deny: bool = False) -> PrivateSet:
+def load(
+    max_flows: int = 65536, guard_ports: int = 0, features_packets: int = 0, *, deny: bool = False
+) -> PrivateSet:
     """As at an interface: a packet's time is the clock's."""
     options: dict[str, Any] = {"max_flows": max_flows}
     if deny:
         options["deny"] = True
     if guard_ports:
         options["guard"] = Guard(guard_ports)
+    if features_packets:
+        options["features"] = loader.Features(features_packets)
     return PrivateSet(LoadOptions(**options))
 
 

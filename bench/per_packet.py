@@ -62,7 +62,7 @@ WALKS = (1 << 10, 1 << 16, 1 << 20)  # flows
 NEW_ROOM = 1 << 20  # entries of a table into which new flows go
 FULL = 1 << 16  # entries of a table that is full of them
 
-BLOCKING = (ACK, "TCP/IPv6 ACK")  # measured with the deny-list and the guard as well
+ON_DEMAND = (ACK, "TCP/IPv6 ACK")  # measured with the deny-list, the guard and packet features as well
 DENIED = 10_000  # prefixes of the list, none of them the packet's
 WITHOUT = "without"
 
@@ -70,12 +70,12 @@ Runs = dict[str, Callable[[], float]]
 
 
 def measure(bench: Bench) -> Iterator[Row]:
-    """Rows of existing flows, of many of them, of new ones, and of the deny-list and the guard."""
+    """Rows of existing flows, of many of them, of new ones, and of what is off by default."""
     own = OwnPrograms()
     trees = {name: Flowmon(tree) for name, tree in bench.trees.items()}
     yield from _existing(bench, own, trees)
     yield from _data(bench, own, trees)
-    yield from _blocking(bench, own, trees[FLOWMON])
+    yield from _on_demand(bench, own, trees[FLOWMON])
     if not all(loaded.has_flows() for loaded in trees.values()):
         sys.exit("a program counted nothing: what was measured is not its work")
     for loaded in (own, *trees.values()):
@@ -133,15 +133,16 @@ def _data(bench: Bench, own: OwnPrograms, trees: dict[str, Flowmon]) -> Iterator
         yield Row(PART, name, "1 flow", NS, found, EMPTY, targets)
 
 
-def _blocking(bench: Bench, own: OwnPrograms, without: Flowmon) -> Iterator[Row]:
-    """With the list and the guard, beside the same packet without."""
+def _on_demand(bench: Bench, own: OwnPrograms, without: Flowmon) -> Iterator[Row]:
+    """With the list, the guard, and features of a session at its limit, beside the same packet without."""
     tree = bench.trees[FLOWMON]
     kinds = {
         "an empty deny-list": Flowmon(tree, deny=True),
         f"{DENIED:,} prefixes": Flowmon(tree, deny=True, denied=DENIED),
         "a guard": Flowmon(tree, guard_ports=20),
+        "features": Flowmon(tree, features_packets=100),
     }
-    for name in BLOCKING:
+    for name in ON_DEMAND:
         frame = bytes(PACKETS[name])
         for how, loaded in kinds.items():
             runs: Runs = {
