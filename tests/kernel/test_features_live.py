@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from kernel.talkers import TALKERS
 from kernel.test_detection_live import check_books, prepare, write_flood
-from netns import Host, Pair, monitor
+from netns import Host, Pair, monitor, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -126,3 +127,89 @@ def check_all_are_accounted_for(host: Host, features: dict[str, int]) -> None:
     books: dict[str, Any] = json.loads(host.flowmon("status", "--json").stdout)["books"]
     check_books(books)
     assert sum(features.values()) == pytest.approx(books["counted_packets"], rel=0.001)
+
+
+# --- across commands ---
+
+
+@pytest.fixture
+def loaded(pair: Pair) -> Iterator[Host]:
+    """A host in which something may be loaded; nothing is left."""
+    yield pair.right
+    assert pair.right.flowmon("purge").returncode == 0
+
+
+def load(host: Host, *options: str) -> subprocess.CompletedProcess[str]:
+    return host.flowmon("load", "--iface", "lo", *options)
+
+
+def collect(host: Host, directory: Path) -> pd.DataFrame:
+    """What one pass over all writes."""
+    done = host.flowmon("-i", "0", "--idle-timeout", "0", "-d", str(directory))
+    assert done.returncode == 0, done.stderr
+    return features_of(directory)
+
+
+def ping(host: Host, count: int) -> None:
+    host.run("ping", "-q", "-c", str(count), "-i", "0.01", "-I", "127.0.0.2", "127.0.0.1")
+
+
+def test_the_ring_waits_for_a_collector(loaded: Host, tmp_path: Path) -> None:
+    assert load(loaded, "--features").returncode == 0
+    ping(loaded, 3)
+    now = pd.Timestamp.now("UTC")
+    found = collect(loaded, tmp_path / "one")
+    assert list(found["packetIndex"]) == list(range(6))
+    assert abs(found["captureStartNanoseconds"].iloc[0] - now) < pd.Timedelta("10s")
+    ping(loaded, 2)
+    assert len(collect(loaded, tmp_path / "two")) == 4
+
+
+def test_blocking_goes_with_features(loaded: Host, tmp_path: Path) -> None:
+    """Other programs take the place of those attached, on the same maps."""
+    assert load(loaded, "--features", "--packets-per-session", "7").returncode == 0
+    ping(loaded, 1)
+    assert loaded.flowmon("block", "192.0.2.99").returncode == 0
+    ping(loaded, 4)
+    found = collect(loaded, tmp_path)
+    assert sum(found.groupby(SESSION).size()) == 2 + 7
+    assert feature_books(loaded)["watched_packets"] == 1
+
+
+def test_other_features_need_another_load(loaded: Host, tmp_path: Path) -> None:
+    assert load(loaded, "--features", "--sessions", "10").returncode == 0
+    ping(loaded, 1)
+    assert load(loaded, "--features", "--sessions", "10").returncode == 0
+    refused = load(loaded, "--features", "--sessions", "20")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "flowmon unload" in refused.stderr
+    assert loaded.flowmon("unload").returncode == 0
+    assert load(loaded, "--features", "--sessions", "20", "--ring-size", "1").returncode == 0
+    ping(loaded, 3)
+    assert len(collect(loaded, tmp_path / "one")) == 6
+    assert loaded.flowmon("unload").returncode == 0
+    assert load(loaded).returncode == 0
+    ping(loaded, 1)
+    status = json.loads(loaded.flowmon("status", "--json").stdout)
+    assert status["features"] is None
+    assert status["books"]["counted_packets"] == 4 * (1 + 3 + 1)
+
+
+def test_a_collector_without_a_directory_says_that_they_go_nowhere(loaded: Host) -> None:
+    assert load(loaded, "--features").returncode == 0
+    done = loaded.flowmon("-i", "0", "--idle-timeout", "0", "-j")
+    assert done.returncode == 0
+    assert "those that are captured go nowhere" in done.stderr
+
+
+def test_the_daemon_writes_features(loaded: Host, tmp_path: Path) -> None:
+    options = ("--log-file", str(tmp_path / "log"), "-d", str(tmp_path / "out"), "--features", "--debug")
+    assert loaded.flowmon("start", "--iface", "lo", "-i", "0.2", *options).returncode == 0
+    ping(loaded, 2)
+    wait_for(lambda: any((tmp_path / "out" / "_features").rglob("*.parquet")), "packets to be written")
+    assert "captured" in loaded.flowmon("status").stdout
+    assert loaded.flowmon("stop").returncode == 0
+    assert len(features_of(tmp_path / "out")) == 4
+    (csv,) = (tmp_path / "out" / "_features" / "_sessions").iterdir()
+    assert csv.name.startswith("127.0.0.2-0___127.0.0.1-0___")
+    assert "packet features: 4 written" in (tmp_path / "log").read_text()
