@@ -2,7 +2,7 @@
 
 Throughput: iperf3 over veth, with flowmon on both hooks of the receiver, once with features and once without; they
 take turns as in throughput.py. The ring: smallest packets at a steady rate, every one of which is handed out, while
-the collector writes them as Parquet; what it takes of a CPU, and what was lost.
+the collector writes them as Parquet; how much CPU that takes, and what was lost.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from pathlib import Path
 import frames
 import numpy as np
 import pyarrow.dataset as ds
-from hosts import HOOKS, ONE_CPU, Flowmon, clsact, missing, pair
+from hosts import HOOKS, Flowmon, clsact, missing, pair, replay
 from measure import PROJECT, Bench, Row, at_least, at_most
-from throughput import ONE_CPU as IPERF3_ON_ONE_CPU
-from throughput import Slices, tcp
+from throughput import ONE_CPU, Slices, tcp
 
 from netns import Host
 
@@ -52,7 +51,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             hosts.right.run("tc", "filter", "delete", "dev", hosts.right.interface, hook)
         slices = Slices(hosts.right, programs, bench.rounds_or(ROUNDS))
         for streams, size in STREAMS.items():
-            yield tcp(slices, hosts, streams, size, (at_least(0.95, WITHOUT),), *IPERF3_ON_ONE_CPU, part=PART)
+            yield tcp(slices, hosts, streams, size, (at_least(0.95, WITHOUT),), *ONE_CPU, part=PART)
         for streams, size in STREAMS.items():
             yield tcp(slices, hosts, streams, f"{size}, all CPUs", (), part=PART)
     for rate in RATES:
@@ -70,11 +69,8 @@ def _ring(bench: Bench, left: Host, right: Host, rate: int) -> Iterator[Row]:
         flowmon = Flowmon(right, PROJECT, "ring", bench.scratch / f"ring-{number}")
         with flowmon.loaded(MAX_FLOWS, "--features", "--sessions", str(sessions)):
             with flowmon.collecting() as collector:
-                before, start = _cpu_seconds(collector.pid), time.perf_counter()
-                left.run(
-                    *ONE_CPU, "tcpreplay", "-q", "-K", f"--pps={rate}", "-i", left.interface, str(capture)
-                )
-                found["rate"].append(rate * SECONDS / (time.perf_counter() - start))
+                before = _cpu_seconds(collector.pid)
+                found["rate"].append(replay(left, capture, f"--pps={rate}"))
                 time.sleep(1.5)  # until all is written
                 found["cpu"].append(1e8 * (_cpu_seconds(collector.pid) - before) / (rate * SECONDS))
             books = flowmon.status()["features"]
@@ -86,7 +82,7 @@ def _ring(bench: Bench, left: Host, right: Host, rate: int) -> Iterator[Row]:
     yield Row(PART, "sent", size, "packets/s", of_flowmon["rate"])
     yield Row(PART, "lost in the ring", size, "%", of_flowmon["lost"], targets=RING_TARGETS.get(rate, ()))
     yield Row(PART, "rows in Parquet", size, "%", of_flowmon["written"])
-    yield Row(PART, "the collector's CPU for 100,000 packets", size, "ms", of_flowmon["cpu"])
+    yield Row(PART, "CPU for 100,000 packets", size, "ms", of_flowmon["cpu"])
 
 
 def _rows(directory: Path) -> int:

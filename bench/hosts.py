@@ -183,9 +183,9 @@ def sending(host: Host, capture: Path, seconds: int) -> AbstractContextManager[s
     )  # fmt: skip
 
 
-def replay(host: Host, capture: Path) -> float:
-    """Sends a capture once, in the same way; packets a second."""
-    said = host.run(*ONE_CPU, "tcpreplay", "--topspeed", "--preload-pcap", "-i", host.interface, str(capture))
+def replay(host: Host, capture: Path, speed: str = "--topspeed") -> float:
+    """Sends a capture once, in the same way or at another speed; packets a second."""
+    said = host.run(*ONE_CPU, "tcpreplay", speed, "--preload-pcap", "-i", host.interface, str(capture))
     found = re.search(r"Actual: (\d+) packets .* sent in ([\d.]+) seconds", said)
     if found is None:
         raise RuntimeError(f"tcpreplay said nothing of packets: {said}")
