@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 SIZE_BINS = 6
 TTL_BINS = 10
@@ -183,6 +183,21 @@ FLOW_COUNTERS = np.dtype(
     ]
 )
 
+FIRST_PACKETS_MOST = 32
+FIRST_PACKETS_LOST = 0x7FFFFFFF
+
+FIRST_PACKETS = np.dtype(
+    [
+        ("began_mono_ns", "u8"),
+        ("packets", "u4"),
+        ("arrivals", "u4"),
+        ("times_mono_ns", "u8", FIRST_PACKETS_MOST),
+        ("segments", "u2", FIRST_PACKETS_MOST),
+        ("segment_lengths", "u2", FIRST_PACKETS_MOST),
+        ("last_lengths", "u2", FIRST_PACKETS_MOST),
+    ]
+)
+
 INTERFACE_TOTALS = np.dtype(
     [
         ("ifindex", "u4"),
@@ -256,6 +271,8 @@ LOADED_INFO = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("first_packets", "u4"),
+        ("padding", "u4"),
     ]
 )
 
@@ -314,6 +331,7 @@ SETTINGS = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("first_packets", "u4"),
     ]
 )
 

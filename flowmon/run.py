@@ -9,6 +9,7 @@ from flowmon import session
 from flowmon.blocker import Blocker
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import ConfigError, KernelError, NotSentError, SinkError
+from flowmon.kernel import loader
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, FlowTable
 from flowmon.kernel.pins import PinSet
 from flowmon.outputs import Watching
@@ -70,7 +71,8 @@ def _parts(
     for sink in sinks:
         stack.callback(sink.close)
     stack.callback(watching.close)
-    table = FlowTable(pin_set, WATCHED_STATE if watching.analysers else FLOW_STATE)
+    state = WATCHED_STATE if watching.analysers else FLOW_STATE
+    table = FlowTable(pin_set, state, first_packets=loader.loaded_options(pin_set).first_packets)
     stack.callback(table.close)
     follower = session.Follower(pin_set, where, work.attached if work else [])
     stack.callback(follower.close)

@@ -319,6 +319,12 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
             f"the table that is loaded holds {size} flows, not {options.max_flows}:"
             " `flowmon purge` first (its flows are lost), or leave --max-flows out"
         )
+    listed = loader.loaded_options(pin_set).first_packets
+    if options.first_packets not in (listed, 0):
+        raise ConfigError(
+            f"what is loaded lists the first {listed} packets of a record, not {options.first_packets}:"
+            " `flowmon purge` first (its flows are lost), or leave --splt out"
+        )
     if options.decap != bool(loader.read_loaded_info(pin_set)["decap"][0]):
         raise ConfigError(
             f"what is loaded counts flows {'outside' if options.decap else 'inside'} tunnels:"

@@ -20,6 +20,7 @@ SETTINGS;
 #include "maps.bpf.h"
 #include "parse.bpf.h"
 #include "tcp.bpf.h"
+#include "first_packets.bpf.h"
 #include "account.bpf.h"
 
 /* What begins afresh with a record. */
@@ -172,6 +173,8 @@ PROGRAM(take)(struct __sk_buff *skb)
 	request->found = counters && lock_for_taking(counters);
 	if (request->found) {
 		*result = *counters;
+		if (SETTING(first_packets))
+			take_list(&request->key, counters, index);
 		fold_late(counters, result);
 		if (request->keep_entry)
 			__builtin_memset(&counters->first_seen_mono_ns, 0, RECORD_BYTES);

@@ -36,6 +36,9 @@ REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay", "replay_records")
 REPLAY_MAPS = ("replay_packets", "replay_chunk", "replay_state", "replay_target")
 ALL_PROGRAMS = (*PROGRAMS, "replay", "replay_records")
 
+# What BCC knows the sizes of maps by.
+_BCC_SIZES = {"guard": "MAX_GUARDED", "first_packets": "MAX_LISTED", "take_lists": "TAKE_LISTED"}
+
 # These keep stores in order (total store order): a plain store releases a lock.
 _ORDERED_STORES = ("x86_64", "i686", "s390x")
 
@@ -69,6 +72,7 @@ class LoadOptions:
     object_path: Path = OBJECT
     section: str = "tc"
     decap: bool = False  # flows are those inside tunnels
+    first_packets: int = 0  # so many of a record are listed, at most abi.FIRST_PACKETS_MOST
     deny: bool = False  # the deny-list is looked at
     guard: Guard | None = None
     owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
@@ -81,6 +85,7 @@ class LoadOptions:
             "decap": int(self.decap),
             "deny": int(self.deny),
             **(self.guard or NO_GUARD).settings(),
+            "first_packets": self.first_packets,
         }
 
 
@@ -100,7 +105,7 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
     options = replace(options, deny=options.deny or denies)
     try:
         loader = _choose_loader(options)
-        _discard_guard_of_another_size(pin_set, options)
+        _discard_maps_of_another_size(pin_set, options)
         if loader is abi.Loader.LIBBPF:
             _load_with_libbpf(pin_set, options)
         else:
@@ -120,7 +125,7 @@ def change(pin_set: PinSet, options: LoadOptions) -> None:
 
     What is attached goes on as it was until it is attached anew; then it is to be noted.
     """
-    _discard_guard_of_another_size(pin_set, options)
+    _discard_maps_of_another_size(pin_set, options)
     loader = abi.Loader[options.loader.upper()]
     if loader is abi.Loader.LIBBPF:
         _load_with_libbpf(pin_set, options)
@@ -143,6 +148,7 @@ def loaded_options(pin_set: PinSet) -> LoadOptions:
         loader=abi.Loader(int(info["loader"])).name.lower(),
         time_source=abi.TimeSource(int(info["time_source"])),
         decap=bool(info["decap"]),
+        first_packets=int(info["first_packets"]),
         deny=bool(info["deny"]),
         guard=guard if guard.ports else None,
         owner_pid=int(info["owner_pid"]),
@@ -199,19 +205,26 @@ def _choose_loader(options: LoadOptions) -> abi.Loader:
     )
 
 
-def _guarded(options: LoadOptions) -> int:
-    return GUARDED_SOURCES if options.guard else 1
+def _optional_sizes(options: LoadOptions) -> dict[str, int]:
+    """Entries of the maps that only some options need: 1 where they do not."""
+    lists = options.first_packets > 0
+    return {
+        "guard": GUARDED_SOURCES if options.guard else 1,
+        "first_packets": options.max_flows if lists else 1,
+        "take_lists": abi.TAKE_BATCH if lists else 1,
+    }
 
 
-def _discard_guard_of_another_size(pin_set: PinSet, options: LoadOptions) -> None:
-    """A guard that comes or goes takes another registry."""
-    path = pin_set.map_path("guard")
-    if path.exists():
-        fd = pin_set.open_map("guard")
-        size = libbpf.map_info(fd).max_entries
-        os.close(fd)
-        if size != _guarded(options):
-            path.unlink()
+def _discard_maps_of_another_size(pin_set: PinSet, options: LoadOptions) -> None:
+    """A guard that comes or goes takes another registry, and so do lists of first packets."""
+    for name, wanted in _optional_sizes(options).items():
+        path = pin_set.map_path(name)
+        if path.exists():
+            fd = pin_set.open_map(name)
+            size = libbpf.map_info(fd).max_entries
+            os.close(fd)
+            if (size > 1) != (wanted > 1):
+                path.unlink()
 
 
 def _reused_maps(pin_set: PinSet) -> dict[str, int]:
@@ -236,7 +249,7 @@ def _loaded_object(
             "flows": options.max_flows,
             "totals": libbpf.cpu_ids() * abi.TOTALS_SLOTS,
             "replay_packets": abi.REPLAY_BATCH,
-            "guard": _guarded(options),
+            **_optional_sizes(options),
         }
         for name, handle in map_handles.items():
             if name in reused:
@@ -283,6 +296,7 @@ class PrivateSet:
 
     def __init__(self, options: LoadOptions) -> None:
         require_root()
+        self.first_packets = options.first_packets
         self.loader = _choose_loader(options)
         if self.loader is abi.Loader.LIBBPF:
             maps = (*MAP_LAYOUTS, *REPLAY_MAPS)
@@ -417,7 +431,8 @@ def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
             " (the bcc of PyPI is another package)"
         ) from None
     flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
-    flags += [f"-DMAX_GUARDED={_guarded(options)}", f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
+    flags += [f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
+    flags += [f"-D{_BCC_SIZES[name]}={size}" for name, size in _optional_sizes(options).items()]
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():
