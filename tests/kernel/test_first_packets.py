@@ -20,11 +20,10 @@ from first_packets_oracle import FORWARD, REVERSE, Listed, lists_of, talk
 from flowmon.abi import TimeSource
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.elements import LISTING_SCHEMA, LISTS, RECORD_SCHEMA
-from flowmon.expiry import Timeouts
 from flowmon.kernel import loader as loader_module
 from flowmon.kernel.flow_table import FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
-from kernel.offline import NS, flowmon, packets_of, read
+from kernel.offline import flowmon, packets_of, read
 from kernel.replay import List, _NoClock, run_capture, run_super_packet
 from many_flows import write_many_flows
 
@@ -87,8 +86,7 @@ def test_the_command_lists_them(talking, most):
     assert sorted(map(listed, records)) == sorted(lists_of(talking, most))
 
 
-@pytest.mark.parametrize("loader", ["libbpf", "bcc"])
-@pytest.mark.parametrize("most", COUNTS)
+@pytest.mark.parametrize(("loader", "most"), [*(("libbpf", most) for most in COUNTS), ("bcc", 5)])
 def test_many_conversations_at_once(talking, most, loader):
     source = private(loader, first_packets=most)
     records, _ = run_capture(source, talking)
@@ -220,18 +218,18 @@ ENDS = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.
 SEGMENT, LAST = 1448 + 40, 104 + 40
 
 
-@pytest.fixture(params=["libbpf", "bcc"])
-def observing(request) -> Iterator[Any]:
-    """Runs buffers of so many octets of payload, and gives the one list."""
-    sources = []
+class Observing:
+    """Programs that list so many packets, as at an interface."""
 
-    def observe(most: int, *payloads: int, size: int = 1448) -> list[int]:
-        source = PrivateSet(LoadOptions(loader=request.param, first_packets=most))
-        sources.append(source)
+    def __init__(self, loader: str, most: int) -> None:
+        self.source = PrivateSet(LoadOptions(loader=loader, first_packets=most))
+
+    def lengths(self, *payloads: int, size: int = 1448) -> list[int]:
+        """Those of the one list that comes of buffers with so many octets, cut into segments of `size` on the wire."""
         for octets in payloads:
             packet = bytes(ENDS / TCP(sport=1000, dport=80, flags="A") / bytes(octets))
-            run_super_packet(source, packet, 0, size if octets > size else 0)
-        table, sink = FlowTable(source, first_packets=most), List()
+            run_super_packet(self.source, packet, 0, size if octets > size else 0)
+        table, sink = FlowTable(self.source, first_packets=self.source.first_packets), List()
         Collector(table, [sink], CollectorOptions(), dict, _NoClock()).collect(everything=True)
         table.close()
         (record,) = sink.records
@@ -240,22 +238,34 @@ def observing(request) -> Iterator[Any]:
         assert len(set(times)) <= len(payloads)
         return record["packetLengths"]
 
-    yield observe
-    for source in sources:
-        source.close()
+
+@pytest.fixture
+def observe(kernel) -> Iterator[Any]:
+    opened: list[Observing] = []
+
+    def made(most: int, loader: str = "libbpf") -> Observing:
+        opened.append(Observing(loader, most))
+        return opened[-1]
+
+    yield made
+    for one in opened:
+        one.source.close()
 
 
-def test_segments_are_listed_one_by_one(observing):
-    assert observing(32, 3000) == [SEGMENT, SEGMENT, LAST]
-    assert observing(32, 3000, 10, 3000) == [SEGMENT, SEGMENT, LAST, 50, SEGMENT, SEGMENT, LAST]
-    assert observing(32, 10, 3000) == [50, SEGMENT, SEGMENT, LAST]
+@pytest.mark.parametrize("loader", ["libbpf", "bcc"])
+def test_segments_are_listed_one_by_one(observe, loader):
+    all_of = observe(32, loader)
+    assert all_of.lengths(3000) == [SEGMENT, SEGMENT, LAST]
+    assert all_of.lengths(3000, 10, 3000) == [SEGMENT, SEGMENT, LAST, 50, SEGMENT, SEGMENT, LAST]
+    assert all_of.lengths(10, 3000) == [50, SEGMENT, SEGMENT, LAST]
+    assert all_of.lengths(3300, size=100) == [140] * 32
+    assert all_of.lengths(3150, 7, size=100) == [140] * 31 + [90]
 
 
-def test_segments_beyond_the_number_are_not(observing):
-    assert observing(2, 3000) == [SEGMENT] * 2
-    assert observing(2, 3000, 10) == [SEGMENT] * 2
-    assert observing(2, 3000, 10, 10) == [SEGMENT] * 2
-    assert observing(3, 10, 3000) == [50, SEGMENT, SEGMENT]
-    assert observing(32, 3300, size=100) == [140] * 32
-    assert observing(32, 3150, 7, size=100) == [140] * 31 + [90]
-    assert observing(1, 10, 3000) == [50]
+def test_segments_beyond_the_number_are_not(observe):
+    two = observe(2)
+    assert two.lengths(3000) == [SEGMENT] * 2
+    assert two.lengths(3000, 10) == [SEGMENT] * 2
+    assert two.lengths(3000, 10, 10) == [SEGMENT] * 2
+    assert observe(3).lengths(10, 3000) == [50, SEGMENT, SEGMENT]
+    assert observe(1).lengths(10, 3000) == [50]
