@@ -110,8 +110,10 @@ class Columns:
 
     def of_packets(self, name: str) -> Array:
         """The values of all records' lists, as they go out; times are NTP timestamps."""
-        values = _plain(self._batch.column(name).values)
-        return _encoded_time(values, "ns") if name == "packetTimes" else values
+        if name not in self._numbers:
+            values = _plain(self._batch.column(name).values)
+            self._numbers[name] = _encoded_time(values, "ns") if name == "packetTimes" else values
+        return self._numbers[name]
 
     def listed(self) -> Array:
         """int64[n]: how many packets each record lists."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flowmon.elements import LISTS
 from flowmon.errors import ConfigError
 from flowmon.first_packets import FORWARD, REVERSE, FirstPackets
+from flowmon.ipfix import encoder
 from flowmon.ipfix.encoder import Encoder, Profile
 from flowmon.ipfix.fields import CHOICES, IANA_ONLY, NOT_BY_DEFAULT
 from flowmon.records import record_batch
@@ -116,3 +117,13 @@ def test_a_message_has_room_for_the_longest_lists() -> None:
     with pytest.raises(ConfigError, match="--ipfix-mtu 700"):
         Encoder(PROFILE, 700)
     Encoder(replace(PROFILE, first_packets=0), 700)
+
+
+def test_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part's lists begin somewhere in those of the batch."""
+    monkeypatch.setattr(encoder, "ROWS", 7)
+    batch = batch_of(some_lists(40, 32))
+    assert {one[FLOW_ID]: listed(one) for one in flows_of(batch, PROFILE)} == expected(batch)
+    assert {one[FLOW_ID]: listed(one) for one in flows_of(batch.slice(3, 30), PROFILE)} == expected(
+        batch.slice(3, 30)
+    )
