@@ -1,6 +1,7 @@
 """Loads flowmon's programs and hands over their descriptors: a process, so that each tree uses its own loader.
 
-holder.py SOCKET '{"max_flows": 65536, "denied": 0, "deny": false, "guard_ports": 0, "features_packets": 0}'
+holder.py SOCKET '{"max_flows": 65536, "denied": 0, "deny": false, "guard_ports": 0, "features_packets": 0,
+    "first_packets": 0}'
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ from flowmon.kernel.loader import Guard, LoadOptions, PrivateSet
 
 
 def load(
-    max_flows: int = 65536, guard_ports: int = 0, features_packets: int = 0, *, deny: bool = False
+    max_flows: int = 65536,
+    guard_ports: int = 0,
+    features_packets: int = 0,
+    first_packets: int = 0,
+    *,
+    deny: bool = False,
 ) -> PrivateSet:
     """As at an interface: a packet's time is the clock's."""
     options: dict[str, Any] = {"max_flows": max_flows}
+    if first_packets:
+        options["first_packets"] = first_packets
     if deny:
         options["deny"] = True
     if guard_ports:

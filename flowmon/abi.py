@@ -183,6 +183,21 @@ FLOW_COUNTERS = np.dtype(
     ]
 )
 
+FIRST_PACKETS_MOST = 32
+FIRST_PACKETS_LOST = 0x7FFFFFFF
+
+FIRST_PACKETS = np.dtype(
+    [
+        ("began_mono_ns", "u8"),
+        ("packets", "u4"),
+        ("arrivals", "u4"),
+        ("times_mono_ns", "u8", FIRST_PACKETS_MOST),
+        ("segments", "u2", FIRST_PACKETS_MOST),
+        ("segment_lengths", "u2", FIRST_PACKETS_MOST),
+        ("last_lengths", "u2", FIRST_PACKETS_MOST),
+    ]
+)
+
 INTERFACE_TOTALS = np.dtype(
     [
         ("ifindex", "u4"),
@@ -256,10 +271,12 @@ LOADED_INFO = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("first_packets", "u4"),
         ("features_packets", "u4"),
         ("features_sessions", "u4"),
         ("features_protocols", "u4"),
         ("features_ring_octets", "u4"),
+        ("padding", "u4"),
         ("features_restart_ns", "u8"),
     ]
 )
@@ -319,9 +336,11 @@ SETTINGS = np.dtype(
         ("guard_ports", "u4"),
         ("guard_window_s", "u4"),
         ("guard_block_s", "u4"),
+        ("first_packets", "u4"),
         ("features_packets", "u4"),
         ("features_sessions", "u4"),
         ("features_protocols", "u4"),
+        ("padding", "u4"),
         ("features_restart_ns", "u8"),
     ]
 )

@@ -47,6 +47,7 @@ def load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
         max_flows=options["max_flows"],
         time_source=TimeSource.COARSE if options["timestamps"] == "coarse" else TimeSource.MONOTONIC,
         decap=options["decap"],
+        first_packets=options["splt"],
         object_path=options["object_path"] or OBJECT,
         section=options["section"],
         deny=bool(options.get("block_scopes")),

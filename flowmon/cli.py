@@ -400,6 +400,8 @@ def _collect(options: dict[str, Any]) -> None:
     collector_options = chosen.collector_options(options)
     pin_set = _pin_set(options)
     _set_up_log(options)
+    if pin_set.has_programs():  # what is loaded lists as many as it lists
+        options["splt"] = options["splt"] or loader.loaded_options(pin_set).first_packets
     if not where.anywhere:
         loader.check_loaded(pin_set)
         watching = _watching(options)

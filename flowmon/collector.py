@@ -28,6 +28,7 @@ from flowmon.biflow import NONE, Biflows, duplicates, pair
 from flowmon.durations import Durations
 from flowmon.errors import SinkError
 from flowmon.expiry import AT_ONCE, Decision, EndReason, Timeouts, decide, end_all
+from flowmon.first_packets import FirstPackets
 from flowmon.kernel.clock import Clock, SystemClock
 from flowmon.kernel.flow_table import Books, FlowTable, Look, Resident, Snapshot
 from flowmon.pressure import Pressure
@@ -246,18 +247,14 @@ class Collector:
         # What comes back is in step with `ended`: forward, then reverse.
         rows = np.concatenate((forward_rows, reverse_rows[has_reverse], spare))
         is_active = decision.reasons[biflows.conversation_of[rows]] == EndReason.ACTIVE
-        counters, found = self._table.take(snapshot.keys.take(rows), is_active)
-        if not found.all():
-            counters[:-1][~found] = np.zeros(1, abi.FLOW_COUNTERS)
-        number = len(ended)
-        forward = counters[:number]
-        if has_reverse.all():
-            reverse = counters[number : 2 * number]
-        else:
-            # The last row stands for "no such entry": all zero.
-            place = np.full(number, len(rows))
-            place[has_reverse] = number + np.arange(np.count_nonzero(has_reverse))
-            reverse = counters.take(place)
+        taken = self._table.take(snapshot.keys.take(rows), is_active)
+        counters = taken.counters
+        forward, reverse = _directions(counters, taken.found, has_reverse)
+        listed = None
+        if taken.lists is not None:
+            listed = FirstPackets(
+                *_directions(taken.lists, taken.found, has_reverse), most=self._table.first_packets
+            )
         packets = forward["packets"] + reverse["packets"]
         recorded = int(packets.sum())
         self.tally.packets += recorded
@@ -268,6 +265,7 @@ class Collector:
             reverse=reverse,
             flow_id=biflows.flow_id[ended],
             reasons=decision.reasons[ended],
+            first_packets=listed,
         )
         has_packets = packets > 0
         if self._watch is not None:
@@ -392,6 +390,22 @@ class Collector:
             self._evictions_said = evicted_flows
 
 
+def _directions(taken: Array, found: Array, has_reverse: Array) -> tuple[Array, Array]:
+    """The rows of each direction, of what was taken: first the forward ones of all, then the reverse ones that there are.
+
+    taken: FLOW_COUNTERS or FIRST_PACKETS. Zero where there is no such entry, or it was not found any more.
+    """
+    if not found.all():
+        taken[:-1][~found] = np.zeros(1, taken.dtype)
+    number = len(has_reverse)
+    if has_reverse.all():
+        return taken[:number], taken[number : 2 * number]
+    # The last row stands for "no such entry": all zero.
+    place = np.full(number, len(taken) - 1)
+    place[has_reverse] = number + np.arange(np.count_nonzero(has_reverse))
+    return taken[:number], taken.take(place)
+
+
 def _connections(flows: EndedFlows) -> int:
     """TCP connections whose first record is among these."""
     is_tcp = flows.keys["protocol"] == abi.TCP
@@ -401,7 +415,12 @@ def _connections(flows: EndedFlows) -> int:
 def _some(flows: EndedFlows, chosen: Array) -> EndedFlows:
     """Those of bool[flows]."""
     rows = np.flatnonzero(chosen)
-    return EndedFlows(**{one.name: getattr(flows, one.name).take(rows) for one in fields(flows)})
+    first = flows.first_packets
+    arrays = {one.name: getattr(flows, one.name) for one in fields(flows) if one.name != "first_packets"}
+    return EndedFlows(
+        **{name: array.take(rows) for name, array in arrays.items()},
+        first_packets=None if first is None else first.take(rows),
+    )
 
 
 def _bring_up_to_date(states: Array, rows: Array, counters: Array, taken: Array) -> None:

@@ -47,6 +47,7 @@ class When(Enum):
     EGRESS = "seen on egress"
     NAMED = "the interface's name is known"
     DROPPED = "packets were dropped (deny-list, guard)"
+    LISTED = "the kernel has the lists of both directions"
 
 
 @dataclass(frozen=True)
@@ -371,6 +372,20 @@ ELEMENTS: tuple[Element, ...] = (
 )
 
 
+# Of a record's first packets (--splt), each list in order of time. IANA's elements are those of one packet.
+LISTS: tuple[Element, ...] = (
+    Element(
+        "packetLengths",
+        None,
+        pa.list_(_U2),
+        "IP octets of each packet (element 224); 65535 stands for all that is longer",
+        When.LISTED,
+    ),
+    Element("packetDirections", None, pa.list_(_U1), "1 forward, 2 reverse (as in element 239)", When.LISTED),
+    Element("packetTimes", None, pa.list_(_TIME), "when it passed (element 325)", When.LISTED),
+)
+
+
 def columns() -> Iterator[tuple[str, Element, bool]]:
     """(column, element, whether of the reverse direction), in the order of a record."""
     for element in ELEMENTS:
@@ -383,6 +398,11 @@ def columns() -> Iterator[tuple[str, Element, bool]]:
 RECORD_SCHEMA = pa.schema(
     [pa.field(name, element.type) for name, element, _ in columns()],
     metadata={"flowmon.schema_version": str(SCHEMA_VERSION)},
+)
+# Who does not ask for lists has no columns of them.
+LISTING_SCHEMA = pa.schema(
+    [*RECORD_SCHEMA, *(pa.field(element.name, element.type) for element in LISTS)],
+    metadata=RECORD_SCHEMA.metadata,
 )
 
 
@@ -399,15 +419,27 @@ def markdown() -> str:
         "| column | ⇄ | IANA | type | what it is | null unless |",
         "|---|---|---|---|---|---|",
     ]
-    for element in ELEMENTS:
-        number = "—" if element.number is None else str(element.number)
-        both = "⇄" if element.reversible else ""
-        condition = "" if element.when is When.ALWAYS else element.when.value
-        lines.append(
-            f"| `{element.name}` | {both} | {number} | {_type_name(element.type)} |"
-            f" {element.meaning} | {condition} |"
-        )
+    lines += [_row(element) for element in ELEMENTS]
+    lines += [
+        "",
+        "With `--splt N` a record has three columns more: of its first N packets (on the wire, both directions together,",
+        "in order of time; of equal times, forward first), one value a packet each.",
+        "",
+        "| column | ⇄ | IANA | type | what it is | null unless |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_row(element) for element in LISTS]
     return "\n".join(lines) + "\n"
+
+
+def _row(element: Element) -> str:
+    number = "—" if element.number is None else str(element.number)
+    both = "⇄" if element.reversible else ""
+    condition = "" if element.when is When.ALWAYS else element.when.value
+    return (
+        f"| `{element.name}` | {both} | {number} | {_type_name(element.type)} |"
+        f" {element.meaning} | {condition} |"
+    )
 
 
 def _type_name(type_: pa.DataType) -> str:
@@ -415,6 +447,8 @@ def _type_name(type_: pa.DataType) -> str:
         return "text"
     if pa.types.is_fixed_size_list(type_):
         return f"{type_.value_type}[{type_.list_size}]"
+    if pa.types.is_list(type_):
+        return f"list of {type_.value_type}"
     return str(type_)
 
 

@@ -159,7 +159,9 @@ class Reading:
         self._capture = capture
         self._stop = stop
         self._sinks = sinks
-        self._table = FlowTable(source, WATCHED_STATE if watch else FLOW_STATE)
+        self._table = FlowTable(
+            source, WATCHED_STATE if watch else FLOW_STATE, first_packets=source.first_packets
+        )
         self._replay = Replay(source)
         self._clock = _CaptureClock()
         self._collector = Collector(self._table, sinks, options, dict, self._clock, watch=watch)

@@ -132,6 +132,14 @@ load_options = _options(
     ),
     click.option("--decap", is_flag=True, help="Flows are those inside tunnels, with the tunnel's columns."),
     click.option(
+        "--splt",
+        type=click.IntRange(0, 32),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="List length, direction and time of a record's first N packets, at most 32; 0: none.",
+    ),
+    click.option(
         "--timestamps",
         type=click.Choice(["exact", "coarse"]),
         default="exact",

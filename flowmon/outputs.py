@@ -262,6 +262,7 @@ def ipfix_options(options: dict[str, Any]) -> IpfixOptions:
             time_unit=options["ipfix_time"],
             pen=options["ipfix_pen"],
             observation_domain_id=default_observation_domain_id() if domain is None else domain,
+            first_packets=options["splt"],
         ),
         udp_message=options["ipfix_mtu"],
         udp_rate=options["ipfix_rate"],

@@ -1,7 +1,8 @@
 """From counters to records: the only crossing from NumPy to Arrow, and from monotonic time to UTC.
 
 Rules:
-- One row a biflow, in the columns of elements.RECORD_SCHEMA, no more, no fewer.
+- One row a biflow, in the columns of elements.RECORD_SCHEMA, no more, no fewer; where first packets
+  are listed, in those of LISTING_SCHEMA.
 - A biflow's start and end span both directions: start ≤ end.
 - A direction that was not seen counts 0, and what describes it is null.
 
@@ -11,7 +12,7 @@ What keeps it quick:
 - Which rows are valid is found once for each direction, and that bitmap is shared by all columns that go by it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -22,7 +23,8 @@ import pyarrow as pa
 
 from flowmon.abi import FLOW_COUNTERS, FLOW_KEY, NO_WINDOW_SCALE, Direction, Tunnel
 from flowmon.arrow import strings, to_numpy
-from flowmon.elements import ELEMENTS, RECORD_SCHEMA, Element, When, columns
+from flowmon.elements import ELEMENTS, LISTING_SCHEMA, LISTS, RECORD_SCHEMA, Element, When, columns
+from flowmon.first_packets import FirstPackets, merged
 from flowmon.text import address_column, are_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -53,7 +55,8 @@ class EndedFlows:
     """Biflows taken out of the table, all arrays in step.
 
     keys: FLOW_KEY of the forward direction. forward, reverse: FLOW_COUNTERS, all
-    zero where the direction was not there. flow_id: uint64. reasons: uint8.
+    zero where the direction was not there. flow_id: uint64. reasons: uint8. first_packets:
+    None where they are not listed.
     """
 
     keys: Array
@@ -61,6 +64,7 @@ class EndedFlows:
     reverse: Array
     flow_id: Array
     reasons: Array
+    first_packets: FirstPackets | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -175,7 +179,9 @@ def record_batch(flows: EndedFlows, context: Context) -> pa.RecordBatch:
         if not isinstance(values, pa.Array):
             values = _arrow(values, _validity(element.when, side), element.type)
         arrays.append(values)
-    return pa.RecordBatch.from_arrays(arrays, schema=RECORD_SCHEMA)
+    if flows.first_packets is None:
+        return pa.RecordBatch.from_arrays(arrays, schema=RECORD_SCHEMA)
+    return pa.RecordBatch.from_arrays([*arrays, *_lists(flows.first_packets, context)], schema=LISTING_SCHEMA)
 
 
 def _shared_columns(
@@ -362,6 +368,16 @@ def _interface_names(ifindex: Array, names: dict[int, str]) -> pa.DictionaryArra
     known = np.array([index in names for index in distinct], bool)
     texts = strings([names.get(index, "") for index in distinct])
     return _texts(codes, known[codes], texts)
+
+
+def _lists(first_packets: FirstPackets, context: Context) -> Iterator[pa.Array]:
+    """The columns of elements.LISTS."""
+    first = merged(first_packets)
+    buffers = [_bitmap(first.is_known), pa.py_buffer(first.offsets)]
+    times = _utc(first.times_mono_ns, context)
+    for element, values in zip(LISTS, (first.lengths, first.directions, times), strict=True):
+        flat = _arrow(values, None, element.type.value_type)
+        yield pa.Array.from_buffers(element.type, len(first_packets), buffers, children=[flat])
 
 
 def _texts(codes: Array, valid: Array, texts: pa.StringArray) -> pa.DictionaryArray:

@@ -95,7 +95,8 @@ def _parts(
         stack.callback(sink.close)
     stack.callback(outputs.features.close)
     stack.callback(watching.close)
-    table = FlowTable(pin_set, WATCHED_STATE if watching.analysers else FLOW_STATE)
+    state = WATCHED_STATE if watching.analysers else FLOW_STATE
+    table = FlowTable(pin_set, state, first_packets=loader.loaded_options(pin_set).first_packets)
     stack.callback(table.close)
     follower = session.Follower(pin_set, where, work.attached if work else [])
     stack.callback(follower.close)

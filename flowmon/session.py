@@ -324,6 +324,12 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
             "what is loaded captures no packet features, or others: `flowmon unload` first (the flows stay),"
             " or leave --features out"
         )
+    listed = loader.loaded_options(pin_set).first_packets
+    if options.first_packets not in (listed, 0):
+        raise ConfigError(
+            f"what is loaded lists the first {listed} packets of a record, not {options.first_packets}:"
+            " `flowmon unload` first (the flows stay), or leave --splt out"
+        )
     if options.decap != bool(loader.read_loaded_info(pin_set)["decap"][0]):
         raise ConfigError(
             f"what is loaded counts flows {'outside' if options.decap else 'inside'} tunnels:"

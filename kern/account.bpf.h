@@ -168,10 +168,13 @@ static __always_inline int account_packet(struct flow_counters *counters, struct
 	/* Another CPU may have read its clock later and come first. */
 	if (RARELY(packet->now_mono_ns < counters->last_seen_mono_ns))
 		packet->now_mono_ns = counters->last_seen_mono_ns;
-	if (RARELY(begins))
+	if (RARELY(begins)) {
 		begin_record(counters, packet);
-	else
+	} else {
+		if (SETTING(first_packets) && is_listed(counters))
+			list_packet(counters, packet);
 		account_interval(counters, packet);
+	}
 	counters->last_seen_mono_ns = packet->now_mono_ns;
 	counters->packets += packet->segments;
 	counters->octets += packet->wire_ip_octets;

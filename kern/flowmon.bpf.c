@@ -21,6 +21,7 @@ SETTINGS;
 #include "maps.bpf.h"
 #include "parse.bpf.h"
 #include "tcp.bpf.h"
+#include "first_packets.bpf.h"
 #include "account.bpf.h"
 #include "features.bpf.h"
 
@@ -176,6 +177,8 @@ PROGRAM(take)(struct __sk_buff *skb)
 	request->found = counters && lock_for_taking(counters);
 	if (request->found) {
 		*result = *counters;
+		if (SETTING(first_packets))
+			take_list(&request->key, counters, index);
 		fold_late(counters, result);
 		if (request->keep_entry)
 			__builtin_memset(&counters->first_seen_mono_ns, 0, RECORD_BYTES);

@@ -138,6 +138,24 @@ struct flow_counters {
 };
 _Static_assert(sizeof(struct flow_counters) == 456, "flow_counters is 456 bytes without holes");
 
+#define FIRST_PACKETS_MOST 32
+#define FIRST_PACKETS_LOST 0x7fffffff
+
+/*
+ * The first packets of a record's direction, by arrivals: one packet, or the segments of a super-packet, all but the
+ * last of the same length.  Lengths are IP; 65535 stands for all that is longer.
+ */
+struct first_packets {
+	__u64 began_mono_ns; /* first_seen_mono_ns of the record that they are of */
+	__u32 packets; /* of all arrivals here */
+	__u32 arrivals; /* or FIRST_PACKETS_LOST: there are some, and nobody knows them any more */
+	__u64 times_mono_ns[FIRST_PACKETS_MOST];
+	__u16 segments[FIRST_PACKETS_MOST];
+	__u16 segment_lengths[FIRST_PACKETS_MOST];
+	__u16 last_lengths[FIRST_PACKETS_MOST];
+};
+_Static_assert(sizeof(struct first_packets) == 464, "first_packets is 464 bytes without holes");
+
 enum tunnel_type {
 	TUNNEL_NONE = 0,
 	TUNNEL_GRE = 1,
@@ -262,10 +280,12 @@ struct loaded_info {
 	__u32 guard_ports;
 	__u32 guard_window_s;
 	__u32 guard_block_s;
-	__u32 features_packets; /* as in the settings, these three and the last */
+	__u32 first_packets; /* as in the settings, as all that follow but the ring */
+	__u32 features_packets;
 	__u32 features_sessions;
 	__u32 features_protocols;
 	__u32 features_ring_octets;
+	__u32 padding;
 	__u64 features_restart_ns;
 };
 
@@ -284,9 +304,11 @@ struct settings {
 	__u32 guard_ports; /* so many distinct ports of its SYNs has a source free; 0: no guard */
 	__u32 guard_window_s; /* in that time */
 	__u32 guard_block_s; /* what goes beyond is dropped for so long */
+	__u32 first_packets; /* so many of a record are listed, at most FIRST_PACKETS_MOST; 0: none */
 	__u32 features_packets; /* so many of each session are handed over one by one; 0: none */
 	__u32 features_sessions; /* at a time */
 	__u32 features_protocols; /* enum features_protocol, a set */
+	__u32 padding;
 	__u64 features_restart_ns; /* a session that is so long at its limit is captured again */
 };
 

@@ -18,6 +18,12 @@
 #ifndef MAX_GUARDED
 #define MAX_GUARDED 1
 #endif
+#ifndef MAX_LISTED
+#define MAX_LISTED 1
+#endif
+#ifndef TAKE_LISTED
+#define TAKE_LISTED 1
+#endif
 #ifndef REPLAY_BATCH
 #define REPLAY_BATCH 1
 #endif
@@ -86,6 +92,14 @@ MAP(MAP_LPM_TRIE, deny, struct deny_key, struct deny_entry, MAX_DENIED, BPF_F_NO
 MAP(MAP_LRU_HASH, guard, struct guard_source, struct guard_entry, MAX_GUARDED, 0);
 MAP(MAP_ARRAY, blank_guard, __u32, struct guard_entry, 1, 0);
 MAP(MAP_PERCPU_ARRAY, guard_books, __u32, struct guard_books, 1, 0);
+
+/*
+ * The first packets of records that have two arrivals or more; what they are made in; and those of the flows that
+ * are taken, in step with take_results. Of size 1 where none are listed.
+ */
+MAP(MAP_LRU_HASH, first_packets, struct flow_key, struct first_packets, MAX_LISTED, 0);
+PRIVATE_MAP(MAP_PERCPU_ARRAY, fresh_list, __u32, struct first_packets, 1, 0);
+MAP(MAP_ARRAY, take_lists, __u32, struct first_packets, TAKE_LISTED, BPF_F_MMAPABLE);
 
 /* How the collector takes flows out: requests in, counters out, read in place. */
 MAP(MAP_ARRAY, take_requests, __u32, struct take_request, TAKE_BATCH, BPF_F_MMAPABLE);

@@ -12,7 +12,7 @@ from flowmon.abi import Closing
 from flowmon.analysers.activity import FIN, RST
 from flowmon.biflow import canonical
 from flowmon.expiry import Timeouts
-from flowmon.kernel.flow_table import FLOW_STATE, POINT, Books, Look, Resident, Snapshot
+from flowmon.kernel.flow_table import FLOW_STATE, POINT, Books, Look, Resident, Snapshot, Taken
 from samples import NS
 
 RECORD_FIELDS = (abi.FLOW_COUNTERS.names or ())[(abi.FLOW_COUNTERS.names or ()).index("first_seen_mono_ns") :]
@@ -96,7 +96,7 @@ class FakeTable:
         states["first_seen_mono_ns"] = np.where(begun == 0, states["last_seen_mono_ns"], begun)
         return Snapshot(keys, states)
 
-    def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, keys: np.ndarray, keep_entry: np.ndarray) -> Taken:
         counters, found = np.zeros(len(keys) + 1, abi.FLOW_COUNTERS), np.zeros(len(keys), bool)
         for row, (one, keep) in enumerate(zip(keys, keep_entry, strict=True)):
             entry = self.entries.get(one.tobytes())
@@ -110,7 +110,7 @@ class FakeTable:
                     entry[name] = 0
             else:
                 del self.entries[one.tobytes()]
-        return counters, found
+        return Taken(counters, found)
 
     @property
     def packets(self) -> int:

@@ -1,7 +1,8 @@
 """A slow reader of IPFIX and NetFlow v9, that forgives nothing: RFC 7011, RFC 5103, RFC 3954.
 
 One Reader is one session. It is written from the RFCs with nothing of the
-encoder's, and knows of no element more than its number.
+encoder's, and knows of no element more than its number. A basicList (RFC 6313) is told by what it is a list
+of: (LISTED, element).
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ HEADER = {IPFIX: 16, NETFLOW9: 20}
 TEMPLATES = {IPFIX: 2, NETFLOW9: 0}
 OPTIONS_TEMPLATES = {IPFIX: 3, NETFLOW9: 1}
 VARIABLE = 65535
-IANA, REVERSE, NTOP, SCOPE = 0, 29305, 35632, -1
+IANA, REVERSE, NTOP, SCOPE, LISTED = 0, 29305, 35632, -1, -2
+BASIC_LIST = (IANA, 291)
+ORDERED = 4
 PEN = 32473  # for examples (RFC 5612)
 NS = 1_000_000_000
-Number = tuple[int, int]  # enterprise and element; SCOPE and scope type in NetFlow v9
+Number = tuple[int, int]  # enterprise and element; SCOPE and scope type in NetFlow v9; LISTED and element
 
 IPV4 = {(IANA, 8), (IANA, 12), (PEN, 4), (PEN, 5)}
 IPV6 = {(IANA, 27), (IANA, 28), (PEN, 6), (PEN, 7)}
 TEXT = {(IANA, 82), (IANA, 83), (IANA, 340), (IANA, 341)}
 MICROSECONDS = {(pen, number) for pen in (IANA, REVERSE) for number in (154, 155)}
-NANOSECONDS = {(pen, number) for pen in (IANA, REVERSE) for number in (156, 157)} | {
-    (PEN, number | bit) for number in (13, 14) for bit in (0, 0x4000)
-}
+NANOSECONDS = (
+    {(pen, number) for pen in (IANA, REVERSE) for number in (156, 157)}
+    | {(PEN, number | bit) for number in (13, 14) for bit in (0, 0x4000)}
+    | {(IANA, 325)}
+)
 FLOATS = {(PEN, 11), (PEN, 11 | 0x4000)}
 
 
@@ -154,7 +159,8 @@ class Reader:
                 at += 4
             assert octets
             fields.append(((enterprise, number), octets))
-        assert len({one for one, _ in fields}) == len(fields), "an element stands twice"
+        once = [one for one, _ in fields if one != BASIC_LIST]
+        assert len(set(once)) == len(once), "an element stands twice"
         return tuple(fields), at
 
     def _learn(self, identifier: int, layout: Layout, found: Message) -> None:
@@ -167,12 +173,19 @@ class Reader:
         at = number = 0
         while len(content) - at >= layout.shortest:
             raw: dict[Number, bytes] = {}
+            record: dict[Number, Any] = {}
             for one, octets in layout.fields:
                 start, long = _length(content, at, octets)
                 at = start + long
                 assert at <= len(content)
-                raw[one] = content[start:at]
-            record = {one: decoded(one, of) for one, of in raw.items()}
+                if one == BASIC_LIST:
+                    assert octets == VARIABLE
+                    of, values = basic_list(content[start:at])
+                    assert of not in record, "a list stands twice"
+                    record[of] = values
+                else:
+                    raw[one] = content[start:at]
+                    record[one] = decoded(one, raw[one])
             if layout.scopes:
                 found.options.append(record)
             else:
@@ -198,6 +211,17 @@ def _length(content: bytes, at: int, octets: int) -> tuple[int, int]:
     (long,) = struct.unpack_from(">H", content, at + 1)
     assert long >= 255, "a short text with a long length"
     return at + 3, long
+
+
+def basic_list(content: bytes) -> tuple[Number, list[Any]]:
+    """RFC 6313 section 4.5.1, of an element of IANA's with a fixed length."""
+    semantics, number, octets = struct.unpack_from(">BHH", content)
+    assert semantics == ORDERED
+    assert not number & 0x8000
+    values = content[5:]
+    assert len(values) % octets == 0
+    parts = [values[at : at + octets] for at in range(0, len(values), octets)]
+    return (LISTED, number), [decoded((IANA, number), part) for part in parts]
 
 
 def decoded(one: Number, raw: bytes) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowmon import abi
+from flowmon.first_packets import FirstPackets
 from flowmon.records import Context, EndedFlows, record_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -81,3 +82,35 @@ def batch(rows: int = 3, names: dict[int, str] | None = None) -> pa.RecordBatch:
     if names is None:
         names = {index: f"eth{index}" for index in range(1, rows + 1)}
     return record_batch(flows, Context(1_700_000_000 * NS, names, 7))
+
+
+def arrivals(*listed: tuple[int, int, int, int]) -> Array:
+    """FIRST_PACKETS[1] of arrivals: (time, packets, length of all but the last, length of the last)."""
+    made = np.zeros(1, abi.FIRST_PACKETS)
+    made["arrivals"], made["packets"] = len(listed), sum(one[1] for one in listed)
+    names = ("times_mono_ns", "segments", "segment_lengths", "last_lengths")
+    for at, values in enumerate(listed):
+        for name, value in zip(names, values, strict=True):
+            made[name][0, at] = value
+    return made
+
+
+def lost() -> Array:
+    """FIRST_PACKETS[1] that was evicted."""
+    made = np.zeros(1, abi.FIRST_PACKETS)
+    made["arrivals"] = abi.FIRST_PACKETS_LOST
+    return made
+
+
+def some_lists(rows: int, most: int, seed: int = 0) -> FirstPackets:
+    """Random ones, some of them lost; in each direction times never go back."""
+    random = np.random.default_rng(seed)
+    sides = []
+    for _ in range(2):
+        side = np.frombuffer(random.bytes(rows * abi.FIRST_PACKETS.itemsize), abi.FIRST_PACKETS).copy()
+        side["arrivals"] = random.choice([0, 1, 2, abi.FIRST_PACKETS_MOST], rows)
+        side["arrivals"][random.random(rows) < 0.1] = abi.FIRST_PACKETS_LOST
+        side["segments"] = random.choice([1, 1, 1, 2, 40], side["segments"].shape)
+        side["times_mono_ns"] = np.cumsum(random.integers(0, 3, side["times_mono_ns"].shape), axis=1) + NS
+        sides.append(side)
+    return FirstPackets(*sides, most)

@@ -19,6 +19,7 @@ KERN = Path(__file__).parent.parent / "kern"
 STRUCTS = {
     "flow_key": abi.FLOW_KEY,
     "flow_counters": abi.FLOW_COUNTERS,
+    "first_packets": abi.FIRST_PACKETS,
     "totals_in_use": abi.TOTALS_IN_USE,
     "interface_totals": abi.INTERFACE_TOTALS,
     "take_request": abi.TAKE_REQUEST,
@@ -69,6 +70,8 @@ CONSTANTS = {
     "TCP_NO_WINDOW_SCALE": abi.NO_WINDOW_SCALE,
     "DENY_REASON_MOST": abi.DENY_REASON_MOST,
     "GUARD_PORTS_MOST": abi.GUARD_PORTS_MOST,
+    "FIRST_PACKETS_MOST": abi.FIRST_PACKETS_MOST,
+    "FIRST_PACKETS_LOST": abi.FIRST_PACKETS_LOST,
 }
 
 

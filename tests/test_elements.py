@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from flowmon import abi
-from flowmon.elements import ELEMENTS, RECORD_SCHEMA, SCHEMA_VERSION, Element, columns, markdown
+from flowmon.elements import ELEMENTS, LISTS, RECORD_SCHEMA, SCHEMA_VERSION, Element, columns, markdown
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "information-elements.md"
 
@@ -60,7 +60,7 @@ def test_numbers_names_and_types_are_ianas(iana: ModuleType) -> None:
     assert len(ours) > 20
 
 
-@pytest.mark.parametrize("name", [element.name for element in ELEMENTS if element.number is None])
+@pytest.mark.parametrize("name", [element.name for element in (*ELEMENTS, *LISTS) if element.number is None])
 def test_element_of_our_own_has_no_name_of_ianas(iana: ModuleType, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         iana.for_spec(name)
@@ -95,7 +95,7 @@ def test_document_has_every_element() -> None:
     rows = [
         line.split("|")[1].strip().strip("`") for line in markdown().splitlines() if line.startswith("| `")
     ]
-    assert rows == [element.name for element in ELEMENTS]
+    assert rows == [element.name for element in (*ELEMENTS, *LISTS)]
 
 
 @pytest.mark.parametrize("element", [of for of in ELEMENTS if of.counter], ids=lambda of: of.name)

@@ -20,7 +20,7 @@ OWN = 1  # stands for the user's enterprise number
 
 def markdown() -> str:
     """Every field that a record may have."""
-    every = fields(frozenset(CHOICES), "ms", OWN)
+    every = fields(frozenset(CHOICES), "ms", OWN, lists=True)
     lines = [
         "# Elements in IPFIX",
         "",
@@ -28,7 +28,8 @@ def markdown() -> str:
         "dot is under that enterprise: 29305 is the reverse of IANA's (RFC 5103), 35632 nProbe's, PEN yours (`--ipfix-pen`;",
         f"without it these are left out; plus {OWN_REVERSE_BIT} for the reverse direction). NetFlow v9 has the same numbers without",
         "29305 and PEN, nProbe's plus 57472, and the times as 22 and 21. Sent: ● always, ○ by default, blank only with",
-        "`--ipfix-elements all` or by the column's name.",
+        "`--ipfix-elements all` or by the column's name. Element 291 is a basicList (RFC 6313), here with what it is a list of, and",
+        "goes out with `--splt` only, not in NetFlow v9.",
         "",
         "| field | number | octets | column | of records with | sent |",
         "|---|---|---|---|---|---|",
@@ -39,10 +40,13 @@ def markdown() -> str:
 
 def _row(one: Field) -> str:
     traits = ", ".join(_traits(one))
-    return f"| `{one.name}` | {_number(one)} | {one.octets} | {_column(one)} | {traits} | {_sent(one)} |"
+    octets = "variable" if one.of_each else one.octets
+    return f"| `{one.name}` | {_number(one)} | {octets} | {_column(one)} | {traits} | {_sent(one)} |"
 
 
 def _number(one: Field) -> str:
+    if one.of_each:
+        return f"{one.number} of {one.of_each}"
     if one.enterprise == IANA:
         return str(one.number)
     known = {REVERSE_PEN: "29305", NTOP_PEN: "35632"}

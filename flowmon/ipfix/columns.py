@@ -2,6 +2,7 @@
 
 Rules:
 - Each column is converted once, when a field asks for it. Null becomes 0.
+- Lists keep their values one after the other, in memory as Arrow has them; `places` finds a record's.
 - One record may go out as two (uniflow): `Turned` shows the batch as the other
   direction would have recorded it, so that the fields are the same for both.
 """
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from flowmon.arrow import from_numpy, to_numpy
 from flowmon.elements import ELEMENTS
+from flowmon.first_packets import FORWARD, REVERSE
 from flowmon.records import TUNNEL_NAMES
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -106,6 +108,32 @@ class Columns:
         numbers = np.array([*(_TUNNEL_NUMBERS[text] for text in texts), 0], "u1")
         return numbers[self._places("tunnelType")]
 
+    def of_packets(self, name: str) -> Array:
+        """The values of all records' lists, as they go out; times are NTP timestamps."""
+        if name not in self._numbers:
+            values = _plain(self._batch.column(name).values)
+            self._numbers[name] = _encoded_time(values, "ns") if name == "packetTimes" else values
+        return self._numbers[name]
+
+    def listed(self) -> Array:
+        """int64[n]: how many packets each record lists."""
+        return np.diff(self._lists[0])
+
+    def places(self, rows: Array, packets: int) -> Array:
+        """int64[rows, packets]: where in `of_packets` those of some rows are, that list so many each."""
+        offsets, places = self._lists
+        return places[offsets[rows][:, np.newaxis] + np.arange(packets)]
+
+    @cached_property
+    def _lists(self) -> tuple[Array, Array]:
+        """(int64[n + 1], int64[...]): where each record's packets begin among the places of all that count here."""
+        column = self._batch.column("packetDirections")
+        places = np.flatnonzero(self._are_listed(to_numpy(column.values)))
+        return np.searchsorted(places, to_numpy(column.offsets)), places
+
+    def _are_listed(self, directions: Array) -> Array:
+        return np.ones(len(directions), bool)
+
     def reversed(self) -> "Columns":
         """The same for reversible elements of the other direction."""
         return self._other
@@ -161,6 +189,9 @@ class Forward(Columns):
         own_start = np.where(ends_last, end - lasted, start)
         return own_start if name == "flowStartNanoseconds" else own_start + lasted
 
+    def _are_listed(self, directions: Array) -> Array:
+        return directions == FORWARD
+
     def bin_of_both(self, name: str, position: int) -> Array:
         """Of this direction alone."""
         return self._bin(name, position)
@@ -180,6 +211,9 @@ class Turned(Columns):
     def addresses(self, name: str, octets: int) -> Array:
         """Of the other end."""
         return super().addresses(_EXCHANGED[name], octets)
+
+    def _are_listed(self, directions: Array) -> Array:
+        return directions == REVERSE
 
     def bin_of_both(self, name: str, position: int) -> Array:
         """Of this direction alone."""

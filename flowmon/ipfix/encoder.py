@@ -6,6 +6,7 @@ Rules:
 - No message is longer than the limit, and none is without a record.
 - Sets are padded with zeros to 4 octets in NetFlow v9, and not at all in IPFIX.
 - A biflow is one record (RFC 5103), or one for each direction that has packets.
+- Records that list as many packets are as long as each other, and are written together.
 """
 
 import struct
@@ -29,11 +30,12 @@ HEADER = {IPFIX: 16, NETFLOW9: 20}
 PADDING_MOST = {IPFIX: 0, NETFLOW9: 3}
 LONGEST = 65535  # octets: what a header can say
 ROWS = 32768  # of a block: what is written stays in the cache
+KIND_SHIFT = 16  # traits below, packets listed above
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How records go out. chosen: columns. pen: for elements of our own, or None."""
+    """How records go out. chosen: columns. pen: for elements of our own, or None. first_packets: most that are listed."""
 
     chosen: frozenset[str]
     version: int = IPFIX
@@ -41,6 +43,7 @@ class Profile:
     time_unit: str = "ms"
     pen: int | None = None
     observation_domain_id: int = 0
+    first_packets: int = 0
 
 
 class Encoder:
@@ -51,7 +54,8 @@ class Encoder:
         self.longest = min(longest_message, LONGEST)
         biflows = profile.biflows and profile.version == IPFIX
         time_unit = "uptime" if profile.version == NETFLOW9 else profile.time_unit
-        every = fields(profile.chosen, time_unit, profile.pen)
+        every = fields(profile.chosen, time_unit, profile.pen, lists=profile.first_packets > 0)
+        self._has_lists = profile.version == IPFIX and any(field.of_each for field in every)
         self.templates = templates(every, profile.version, register or Register(), biflows=biflows)
         self._split = not biflows
         self._check_longest()
@@ -62,8 +66,11 @@ class Encoder:
         for start in range(0, batch.num_rows, ROWS):
             pieces = _Pieces(self.profile, self.longest, exported_at_ns)
             for columns, rows, traits in self._parts(batch.slice(start, ROWS), addresses, pieces.boot_ms):
-                for value in np.unique(traits):
-                    pieces.add(self.templates[Trait(int(value))], columns, rows[traits == value])
+                listed = columns.listed()[rows] if self._has_lists else np.zeros(len(rows), np.int64)
+                kinds = listed << KIND_SHIFT | traits
+                for kind in np.unique(kinds):
+                    packets, value = divmod(int(kind), 1 << KIND_SHIFT)
+                    pieces.add(self.templates[Trait(value)], columns, rows[kinds == kind], packets)
             block = pieces.block()
             if len(block):
                 yield block
@@ -115,7 +122,8 @@ class Encoder:
 
     def _check_longest(self) -> None:
         version = self.profile.version
-        widest = max(template.dtype.itemsize for template in self.templates.values()) + PADDING_MOST[version]
+        layouts = [template.layout(self.profile.first_packets) for template in self.templates.values()]
+        widest = max(layout.itemsize for layout in layouts) + PADDING_MOST[version]
         longest_template = max(len(template.record) for template in self.templates.values())
         needed = HEADER[version] + SET_HEADER + max(widest, longest_template)
         if needed > self.longest:
@@ -125,11 +133,15 @@ class Encoder:
             )
 
 
-def records(template: Template, columns: Columns, rows: Array) -> Array:
-    """The data records of some rows: template.dtype[rows]."""
-    encoded = np.empty(len(rows), template.dtype)
-    for name, field in zip(template.dtype.names or (), template.fields, strict=True):
-        encoded[name] = _fitting(field.value(columns)[rows], field.dtype)
+def records(template: Template, columns: Columns, rows: Array, packets: int = 0) -> Array:
+    """The data records of some rows, that list so many packets each: template.layout(packets)[rows]."""
+    encoded = np.empty(len(rows), template.layout(packets))
+    for name, field in zip(encoded.dtype.names or (), template.fields, strict=True):
+        if field.of_each:
+            encoded[name]["head"] = np.void(field.head(packets))
+            encoded[name]["values"] = field.value(columns)[columns.places(rows, packets)]
+        else:
+            encoded[name] = _fitting(field.value(columns)[rows], field.dtype)
     return encoded
 
 
@@ -165,12 +177,12 @@ class _Pieces:
         self._tails: list[_Tail] = []
         self._templates: dict[int, bytes] = {}
 
-    def add(self, template: Template, columns: Columns, rows: Array) -> None:
-        encoded = records(template, columns, rows)
+    def add(self, template: Template, columns: Columns, rows: Array, packets: int) -> None:
+        encoded = records(template, columns, rows, packets)
         sums = np.stack([np.ones(len(rows), np.int64), *_counts(columns, template, rows)], axis=1)
         self._templates[template.identifier] = template.record
         room = self._room - SET_HEADER - PADDING_MOST[self._profile.version]
-        each = room // template.dtype.itemsize
+        each = room // encoded.dtype.itemsize
         full = len(rows) // each * each
         if full:
             self._add_full(template, encoded[:full], sums[:full], each)
@@ -207,7 +219,7 @@ class _Pieces:
     def _add_full(self, template: Template, encoded: Array, sums: Array, each: int) -> None:
         """Messages with `each` records, side by side as the rows of a matrix."""
         number = len(encoded) // each
-        body = each * template.dtype.itemsize
+        body = each * encoded.dtype.itemsize
         padding = self._pad(body)
         header = HEADER[self._profile.version]
         length = header + SET_HEADER + body + padding

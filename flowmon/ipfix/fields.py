@@ -14,8 +14,11 @@ Rules:
 - What IANA has is reversed under PEN 29305 (RFC 5103). nProbe's elements come in
   pairs instead; our own are reversed by bit 14 (RFC 5103 section 6.2).
 - A record without reverse packets has no reverse fields: it is no biflow.
+- Lists are basicLists (RFC 6313) of IANA's elements for one packet, behind all other fields. Their times are in
+  nanoseconds whatever the unit of the flow's: what is between packets is less than a millisecond.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntFlag, auto
@@ -24,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flowmon.elements import ELEMENTS, Element, When
+from flowmon.elements import ELEMENTS, LISTS, Element, When
 from flowmon.ipfix.columns import Columns
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,6 +36,10 @@ IANA, REVERSE_PEN, NTOP_PEN = 0, 29305, 35632
 OWN_REVERSE_BIT = 0x4000
 REVERSED = "reverse"
 INITIATOR = 1  # biflowDirection: forward is who sent the first packet seen
+BASIC_LIST = 291
+ORDERED = 4  # semantics of a list (RFC 6313 section 4.4)
+VARIABLE = 65535  # the width that a template gives of what has a length of its own
+SHORT = 255  # octets from which a length takes three octets (RFC 7011 section 7)
 
 
 class Trait(IntFlag):
@@ -57,7 +64,11 @@ class Trait(IntFlag):
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a template. value: from the columns to an array as `dtype` will take it."""
+    """One field of a template. value: from the columns to an array as `dtype` will take it.
+
+    of_each: of a list, the element that it has one of for each packet, with `dtype` and a value of
+    all records' packets one after the other.
+    """
 
     name: str
     number: int
@@ -67,11 +78,25 @@ class Field:
     traits: Trait = Trait.ANY
     column: str = ""  # that chooses it (--ipfix-elements)
     is_key: bool = False
+    of_each: int = 0
 
     @property
     def octets(self) -> int:
-        """Its width."""
-        return np.dtype(self.dtype).itemsize
+        """Its width in the template."""
+        return VARIABLE if self.of_each else np.dtype(self.dtype).itemsize
+
+    def layout(self, packets: int) -> np.dtype[Any]:
+        """Of the field in a record that lists so many."""
+        if not self.of_each:
+            return np.dtype(self.dtype)
+        return np.dtype([("head", f"V{len(self.head(packets))}"), ("values", self.dtype, (packets,))])
+
+    def head(self, packets: int) -> bytes:
+        """What is before the values of a list: its length, and what it is a list of (RFC 6313 section 4.5.1)."""
+        width = np.dtype(self.dtype).itemsize
+        said = struct.pack(">BHH", ORDERED, self.of_each, width)
+        octets = len(said) + packets * width
+        return (bytes((octets,)) if octets < SHORT else struct.pack(">BH", SHORT, octets)) + said
 
 
 KEYS = frozenset(
@@ -92,9 +117,16 @@ NOT_BY_DEFAULT = frozenset(
 NOT_SENT = frozenset({"observationDomainId", "interfaceName"})
 CHOICES = tuple(
     element.name
-    for element in ELEMENTS
+    for element in (*ELEMENTS, *LISTS)
     if element.name not in NOT_SENT and not element.name.startswith(REVERSED)
 )
+# Column → the element that it is a list of, and how that goes out. Lengths have all 8 octets: of shorter ones in a list,
+# libfixbuf makes wrong numbers.
+_LISTS = {
+    "packetLengths": (224, ">u8"),
+    "packetDirections": (239, "u1"),
+    "packetTimes": (325, ">u8"),
+}
 
 _TRAITS = {
     When.IPV6: Trait.IPV6,
@@ -182,11 +214,11 @@ _NTOP_BINS = {
 }
 
 
-def fields(chosen: frozenset[str], time_unit: str, pen: int | None) -> list[Field]:
+def fields(chosen: frozenset[str], time_unit: str, pen: int | None, *, lists: bool = False) -> list[Field]:
     """All fields that a record of the chosen columns may have, in their order.
 
     chosen: of CHOICES. time_unit: "ms", "us", "ns" or "uptime". pen: for our own elements,
-    which are left out where it is None.
+    which are left out where it is None. lists: whether records have elements.LISTS.
     """
     wanted = chosen | ALWAYS
     forward: list[Field] = []
@@ -198,7 +230,15 @@ def fields(chosen: frozenset[str], time_unit: str, pen: int | None) -> list[Fiel
     forward.append(_biflow_direction())
     reverse = [_reversed(field) for field in forward if _is_reversible(field)]
     # Some take a reverse element for the forward one (nfdump): the last one of a record counts.
-    return sorted(forward + reverse, key=lambda one: one.enterprise != REVERSE_PEN)
+    ordered = sorted(forward + reverse, key=lambda one: one.enterprise != REVERSE_PEN)
+    return ordered + [_list(name) for name in _LISTS if lists and name in wanted]
+
+
+def _list(name: str) -> Field:
+    number, dtype = _LISTS[name]
+    return Field(
+        name, BASIC_LIST, dtype, lambda columns: columns.of_packets(name), column=name, of_each=number
+    )
 
 
 def _fields_of(element: Element, time_unit: str, pen: int | None) -> Iterator[Field]:

@@ -17,10 +17,18 @@ from functools import cached_property
 import pyarrow as pa
 
 from flowmon.elements import ELEMENTS, Element
-from flowmon.ipfix.fields import IANA, NTOP_PEN, OWN_REVERSE_BIT, REVERSE_PEN, REVERSED, Field
-from flowmon.ipfix.templates import IPFIX, NETFLOW9, VARIABLE, Register, Template
+from flowmon.ipfix.fields import (
+    IANA,
+    NTOP_PEN,
+    OWN_REVERSE_BIT,
+    REVERSE_PEN,
+    REVERSED,
+    SHORT,
+    VARIABLE,
+    Field,
+)
+from flowmon.ipfix.templates import IPFIX, NETFLOW9, Register, Template
 
-SHORT_STRING = 255  # octets from which a length takes three octets (RFC 7011 section 7)
 SCOPE_SYSTEM, SCOPE_INTERFACE = 1, 2
 MS = 1_000_000
 
@@ -166,9 +174,9 @@ class OptionsTemplate:
         if self._version == NETFLOW9:
             return _utf8(_cut(value, part.netflow9_octets)).ljust(part.netflow9_octets, b"\0")
         text = _utf8(value)
-        if len(text) < SHORT_STRING:
+        if len(text) < SHORT:
             return bytes((len(text),)) + text
-        return struct.pack(">BH", SHORT_STRING, len(text)) + text
+        return struct.pack(">BH", SHORT, len(text)) + text
 
 
 def _netflow9_octets(part: Part) -> int:

@@ -7,7 +7,8 @@ Rules:
   takes the next identifier that is free.
 - IPFIX: RFC 7011 sections 3.4.1 and 3.4.2. NetFlow v9: RFC 3954 sections 5.2 and 6.1;
   it knows no enterprises, so nProbe's elements stand at 57472 and above, where
-  nProbe puts them, and our own are not there.
+  nProbe puts them, and our own are not there. It knows no lists either.
+- Lists have the same element, 291; what each is of stands in the records.
 """
 
 import struct
@@ -20,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from flowmon.ipfix.fields import IANA, NTOP_PEN, Field, Trait
+from flowmon.ipfix.fields import BASIC_LIST, IANA, NTOP_PEN, Field, Trait
 
 FIRST_ID, LAST_ID = 256, 65535
 ENTERPRISE_BIT = 0x8000
-VARIABLE = 65535
 NETFLOW9_NTOP_BASE = 57472
 NETFLOW9, IPFIX = 9, 10
 FIREWALL_CONNECTION = 148  # flowId in IPFIX: to who reads NetFlow v9 it makes a record an event of a firewall
@@ -42,8 +42,14 @@ class Template:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Big-endian, without holes; the fields are f0, f1 and so on."""
-        return np.dtype([(f"f{position}", field.dtype) for position, field in enumerate(self.fields)])
+        """Of a record whose lists are empty: big-endian, without holes; the fields are f0, f1 and so on."""
+        return self.layout(0)
+
+    def layout(self, packets: int) -> np.dtype[Any]:
+        """Of a record that lists so many packets."""
+        return np.dtype(
+            [(f"f{position}", field.layout(packets)) for position, field in enumerate(self.fields)]
+        )
 
     @cached_property
     def specifiers(self) -> bytes:
@@ -73,7 +79,7 @@ def field_specifier(field: Field, octets: int, version: int) -> bytes:
 
 
 def _is_of_netflow9(field: Field) -> bool:
-    return field.enterprise in (IANA, NTOP_PEN) and field.number != FIREWALL_CONNECTION
+    return field.enterprise in (IANA, NTOP_PEN) and field.number not in (FIREWALL_CONNECTION, BASIC_LIST)
 
 
 def _netflow9_number(field: Field) -> int:

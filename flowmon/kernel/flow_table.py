@@ -93,6 +93,20 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What was taken out of the table, in step with the keys that were asked for.
+
+    counters: FLOW_COUNTERS, with one more row, all zero. found: bool, which were still there; the others
+    were evicted since the snapshot. lists: FIRST_PACKETS as the counters, or None where none are listed.
+    Counters and lists are good until the take after the next.
+    """
+
+    counters: Array
+    found: Array
+    lists: Array | None = None
+
+
+@dataclass(frozen=True)
 class Books:
     """Where every packet and flow went, as far as the kernel knows.
 
@@ -140,11 +154,15 @@ class Books:
 class FlowTable:
     """An open flow table with its companions. Close it after use.
 
-    state: what a snapshot reads of each entry, FLOW_STATE or WATCHED_STATE.
+    state: what a snapshot reads of each entry, FLOW_STATE or WATCHED_STATE. first_packets: how many
+    of a record the programs list (LoadOptions).
     """
 
-    def __init__(self, source: MapSource, state: np.dtype[Any] = FLOW_STATE) -> None:
+    def __init__(
+        self, source: MapSource, state: np.dtype[Any] = FLOW_STATE, *, first_packets: int = 0
+    ) -> None:
         self._state = state
+        self.first_packets = first_packets
         self._flows = source.open_map("flows")
         self._totals = map_into_memory(
             source, "totals", abi.INTERFACE_TOTALS, libbpf.cpu_ids() * abi.TOTALS_SLOTS
@@ -155,11 +173,14 @@ class FlowTable:
         self.id, self.max_flows = info.id, info.max_entries
         self._requests = map_into_memory(source, "take_requests", abi.TAKE_REQUEST, abi.TAKE_BATCH)
         self._results = map_into_memory(source, "take_results", abi.FLOW_COUNTERS, abi.TAKE_BATCH)
+        listed = abi.TAKE_BATCH if first_packets else 1
+        self._taken_lists = map_into_memory(source, "take_lists", abi.FIRST_PACKETS, listed)
         self._books = map_into_memory(source, "take_books", abi.TAKE_BOOKS, 1)
         self._packet = np.zeros(64, "u1")
         self._counters = [
             np.empty(0, abi.FLOW_COUNTERS) for _ in range(2)
         ]  # kept from take to take, as below
+        self._lists = [np.empty(0, abi.FIRST_PACKETS) for _ in range(2)]  # likewise
         self._make_scan_buffers(SCAN_BATCH)
         self._scan: Scan | None = None
         self._can_scan = scan.OBJECT.exists()
@@ -245,18 +266,13 @@ class FlowTable:
         self._scan_keys = np.empty(entries, abi.FLOW_KEY)
         self._scan_counters = np.empty(entries, abi.FLOW_COUNTERS)
 
-    def take(self, keys: Array, keep_entry: Array) -> tuple[Array, Array]:
-        """The final counters of `keys` (FLOW_COUNTERS, in step), and which were still there (bool).
+    def take(self, keys: Array, keep_entry: Array) -> Taken:
+        """What is in the entries of `keys`.
 
-        One more row of counters follows, all zero. An entry with `keep_entry` begins a
-        new record and stays; the others are deleted. Those not found were evicted since
-        the snapshot. The counters are good until the take after the next.
+        An entry with `keep_entry` begins a new record and stays; the others are deleted.
         """
-        self._counters.reverse()
-        if len(self._counters[0]) <= len(keys):
-            self._counters[0] = np.empty(len(keys) + 1, abi.FLOW_COUNTERS)
-        counters = self._counters[0][: len(keys) + 1]
-        abi.words(counters)[-1] = 0
+        counters = _room(self._counters, len(keys))
+        lists = _room(self._lists, len(keys)) if self.first_packets else None
         found = np.zeros(len(keys), bool)
         for start in range(0, len(keys), abi.TAKE_BATCH):
             part = slice(start, start + abi.TAKE_BATCH)
@@ -269,7 +285,9 @@ class FlowTable:
                 libbpf.test_run(self._take, self._packet, repeat=size - done)
             found[part] = self._requests["found"][:size]
             abi.words(counters)[start : start + size] = abi.words(self._results)[:size]
-        return counters, found
+            if lists is not None:
+                abi.words(lists)[start : start + size] = abi.words(self._taken_lists)[:size]
+        return Taken(counters, found, lists)
 
     def inserted(self) -> int:
         """Directed flows that began a record so far."""
@@ -327,6 +345,16 @@ class FlowTable:
             resident_packets=resident.packets,
             resident_octets=resident.octets,
         )
+
+
+def _room(buffers: list[Array], rows: int) -> Array:
+    """The one of two buffers that was not in use last, for so many rows and one that is zero."""
+    buffers.reverse()
+    if len(buffers[0]) <= rows:
+        buffers[0] = np.empty(rows + 1, buffers[0].dtype)
+    room = buffers[0][: rows + 1]
+    abi.words(room)[-1] = 0
+    return room
 
 
 def _resident(found: np.void) -> Resident:

@@ -38,6 +38,9 @@ REPLAY_PROGRAMS = ("ingress_ethernet", TAKE, "replay", "replay_records")
 REPLAY_MAPS = ("replay_packets", "replay_chunk", "replay_state", "replay_target")
 ALL_PROGRAMS = (*PROGRAMS, "replay", "replay_records")
 
+# What BCC knows the sizes of maps by.
+_BCC_SIZES = {"guard": "MAX_GUARDED", "first_packets": "MAX_LISTED", "take_lists": "TAKE_LISTED"}
+
 # These keep stores in order (total store order): a plain store releases a lock.
 _ORDERED_STORES = ("x86_64", "i686", "s390x")
 
@@ -101,19 +104,21 @@ class LoadOptions:
     object_path: Path = OBJECT
     section: str = "tc"
     decap: bool = False  # flows are those inside tunnels
+    first_packets: int = 0  # so many of a record are listed, at most abi.FIRST_PACKETS_MOST
     deny: bool = False  # the deny-list is looked at
     guard: Guard | None = None
     features: Features | None = None
     owner_pid: int = 0  # the process that takes it all away when it ends; 0: it stays
 
     def settings(self) -> dict[str, int]:
-        """The programs' settings by name, in the order of abi.SETTINGS."""
+        """The programs' settings by name."""
         return {
             "time_source": int(self.time_source),
             "plain_unlock": int(platform.machine() in _ORDERED_STORES),
             "decap": int(self.decap),
             "deny": int(self.deny),
             **(self.guard or NO_GUARD).settings(),
+            "first_packets": self.first_packets,
             **(self.features or NO_FEATURES).settings(),
         }
 
@@ -134,7 +139,7 @@ def ensure_loaded(pin_set: PinSet, options: LoadOptions) -> bool:
     options = replace(options, deny=options.deny or denies)
     try:
         loader = _choose_loader(options)
-        _discard_what_has_another_size(pin_set, options)
+        _discard_maps_of_another_size(pin_set, options)
         if loader is abi.Loader.LIBBPF:
             _load_with_libbpf(pin_set, options)
         else:
@@ -154,7 +159,7 @@ def change(pin_set: PinSet, options: LoadOptions) -> None:
 
     What is attached goes on as it was until it is attached anew; then it is to be noted.
     """
-    _discard_what_has_another_size(pin_set, options)
+    _discard_maps_of_another_size(pin_set, options)
     loader = abi.Loader[options.loader.upper()]
     if loader is abi.Loader.LIBBPF:
         _load_with_libbpf(pin_set, options)
@@ -184,6 +189,7 @@ def loaded_options(pin_set: PinSet) -> LoadOptions:
         loader=abi.Loader(int(info["loader"])).name.lower(),
         time_source=abi.TimeSource(int(info["time_source"])),
         decap=bool(info["decap"]),
+        first_packets=int(info["first_packets"]),
         deny=bool(info["deny"]),
         guard=guard if guard.ports else None,
         features=features if features.packets else None,
@@ -243,26 +249,30 @@ def _choose_loader(options: LoadOptions) -> abi.Loader:
     )
 
 
-def _sizes(options: LoadOptions) -> dict[str, int]:
-    """Of maps that come in two sizes or more, by what is asked for."""
-    features = options.features or NO_FEATURES
+def _optional_sizes(options: LoadOptions) -> dict[str, int]:
+    """Entries of the maps that only some options need: the least there can be where they do not."""
+    lists, features = options.first_packets > 0, options.features or NO_FEATURES
     return {
         "guard": GUARDED_SOURCES if options.guard else 1,
+        "first_packets": options.max_flows if lists else 1,
+        "take_lists": abi.TAKE_BATCH if lists else 1,
         "sessions": features.sessions,
         "feature_ring": features.ring_octets,
     }
 
 
-def _discard_what_has_another_size(pin_set: PinSet, options: LoadOptions) -> None:
-    """A guard that comes or goes takes another registry, and features likewise."""
-    for name, size in _sizes(options).items():
-        if not pin_set.map_path(name).exists():
+def _discard_maps_of_another_size(pin_set: PinSet, options: LoadOptions) -> None:
+    """A guard that comes or goes takes another registry, and so do lists of first packets and features."""
+    for name, wanted in _optional_sizes(options).items():
+        path = pin_set.map_path(name)
+        if not path.exists():
             continue
         fd = pin_set.open_map(name)
-        found = libbpf.map_info(fd).max_entries
+        size = libbpf.map_info(fd).max_entries
         os.close(fd)
-        if found != size:
-            pin_set.map_path(name).unlink()
+        # As many lists as flows: the table's size is not to be changed, and not known here.
+        if (size > 1) != (wanted > 1) if name == "first_packets" else size != wanted:
+            path.unlink()
             if name == "sessions":
                 pin_set.map_path("session_gate").unlink()  # which counts them
 
@@ -290,7 +300,7 @@ def _loaded_object(
             "totals": libbpf.cpu_ids() * abi.TOTALS_SLOTS,
             "feature_books": libbpf.cpu_ids(),
             "replay_packets": abi.REPLAY_BATCH,
-            **_sizes(options),
+            **_optional_sizes(options),
         }
         for name, handle in map_handles.items():
             if name in reused:
@@ -337,6 +347,7 @@ class PrivateSet:
 
     def __init__(self, options: LoadOptions) -> None:
         require_root()
+        self.first_packets = options.first_packets
         self.loader = _choose_loader(options)
         if self.loader is abi.Loader.LIBBPF:
             maps = (*MAP_LAYOUTS, *REPLAY_MAPS)
@@ -426,7 +437,9 @@ def _write_settings(opened: int, options: LoadOptions) -> None:
     handle = _find(lib.bpf_object__find_map_by_name, opened, ".rodata", options)
     size = ctypes.c_size_t()
     address = lib.bpf_map__initial_value(handle, ctypes.byref(size))
-    values = np.array([tuple(options.settings().values())], abi.SETTINGS)
+    values = np.zeros(1, abi.SETTINGS)
+    for name, value in options.settings().items():
+        values[name] = value
     if size.value != values.nbytes:
         raise ConfigError(f"{options.object_path} has other settings than this flowmon: build it again")
     ctypes.memmove(address, values.ctypes.data, values.nbytes)
@@ -472,7 +485,9 @@ def _compile_with_bcc(pin_set: PinSet, options: LoadOptions) -> Any:
             " (the bcc of PyPI is another package)"
         ) from None
     flags = ["-w", "-DFLOWMON_BCC", f"-DMAX_FLOWS={options.max_flows}", f"-DREPLAY_BATCH={abi.REPLAY_BATCH}"]
-    flags += [f"-DMAX_GUARDED={_sizes(options)['guard']}", f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
+    flags += [f"-DTOTALS_CPUS={libbpf.cpu_ids()}"]
+    sizes = _optional_sizes(options)
+    flags += [f"-D{macro}={sizes[name]}" for name, macro in _BCC_SIZES.items()]
     flags += [f"-DSETTING_{name}={value}" for name, value in options.settings().items()]
     flags += [f'-DPIN_{name}="{pin_set.map_path(name)}"' for name in MAP_LAYOUTS]
     for fd in _reused_maps(pin_set).values():

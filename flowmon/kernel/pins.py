@@ -41,10 +41,12 @@ NOTHING = np.dtype([])
 # Every map of a pin set: name, key and value as the programs declare them.
 MAP_LAYOUTS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "flows": (abi.FLOW_KEY, abi.FLOW_COUNTERS),
+    "first_packets": (abi.FLOW_KEY, abi.FIRST_PACKETS),
     "totals": (U4, abi.INTERFACE_TOTALS),
     "totals_in_use": (U4, abi.TOTALS_IN_USE),
     "take_requests": (U4, abi.TAKE_REQUEST),
     "take_results": (U4, abi.FLOW_COUNTERS),
+    "take_lists": (U4, abi.FIRST_PACKETS),
     "take_books": (U4, abi.TAKE_BOOKS),
     "loaded": (U4, abi.LOADED_INFO),
     "attachments": (U4, abi.ATTACHMENT),

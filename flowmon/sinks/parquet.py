@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowmon import __version__
-from flowmon.elements import columns
+from flowmon.elements import LISTS, columns
 from flowmon.errors import SinkError
 from flowmon.sinks import Metering, SinkState
 
@@ -98,6 +98,10 @@ def _with_dictionary() -> list[str]:
         name
         for name, element, _ in columns()
         if element.name not in HARDLY_REPEATED and not pa.types.is_timestamp(element.type)
+    ] + [
+        f"{element.name}.list.element"
+        for element in LISTS
+        if not pa.types.is_timestamp(element.type.value_type)
     ]
 
 

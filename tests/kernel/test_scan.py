@@ -461,8 +461,7 @@ def test_what_was_taken_is_not_shown_again(shared: Table) -> None:
     keep = keys["source_port"] == 7  # one conversation goes on, by one direction
     (part,) = table.look(TIMEOUTS, NOW).parts
     assert len(part) == len(keys)
-    _, found = table.take(part.keys, part.keys["source_port"] == 7)
-    assert found.all()
+    assert table.take(part.keys, part.keys["source_port"] == 7).found.all()
     kept = keys[keep]
     assert len(kept) == 2
     look = table.look(TIMEOUTS, NOW)
