@@ -213,3 +213,47 @@ def test_the_daemon_writes_features(loaded: Host, tmp_path: Path) -> None:
     (csv,) = (tmp_path / "out" / "_features" / "_sessions").iterdir()
     assert csv.name.startswith("127.0.0.2-0___127.0.0.1-0___")
     assert "packet features: 4 written" in (tmp_path / "log").read_text()
+
+
+# --- beside the lists of first packets ---
+
+
+def test_lists_of_records_are_the_packets_of_sessions(pair: Pair, tmp_path: Path) -> None:
+    """Two ways through the kernel, one result: super-packets with it."""
+    left, right = pair.left, pair.right
+    options = ("--features", "--splt", "32", "-d", str(tmp_path))
+    with (
+        right.server(5201, "iperf3", "-s", "-1"),
+        monitor(right, "--iface", right.interface, "--max-flows", "1000", *options) as running,
+    ):
+        left.run("ping", "-q", "-c", "3", "-i", "0.01", right.ipv4)
+        left.run("iperf3", "-c", right.ipv4, "-n", "5M", "-P", "2")
+        assert right.flowmon("block", "192.0.2.99").returncode == 0  # other programs, on the same lists
+        left.run("ping", "-q", "-c", "20", "-i", "0.01", right.ipv6)
+        running.stop()
+    flows = pd.read_parquet(tmp_path).drop_duplicates("flowId")
+    sessions = dict(iter(features_of(tmp_path).groupby("flowId")))
+    assert len(flows) == len(sessions) == 5
+    for record in flows.itertuples():
+        packets = sessions[record.flowId].iloc[:32]
+        assert list(record.packetLengths) == list(packets["ipTotalLength"])
+        assert list(record.packetDirections) == list(packets["biflowDirection"])
+        apart = pd.to_datetime(record.packetTimes, utc=True) - pd.DatetimeIndex(
+            packets["observationTimeNanoseconds"]
+        )
+        assert abs(apart).max() < pd.Timedelta("10us")
+
+
+def test_other_lists_need_another_load(loaded: Host, tmp_path: Path) -> None:
+    assert load(loaded, "--splt", "5").returncode == 0
+    ping(loaded, 2)
+    refused = load(loaded, "--splt", "7")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "flowmon unload" in refused.stderr
+    assert loaded.flowmon("unload").returncode == 0
+    assert load(loaded, "--splt", "7").returncode == 0
+    ping(loaded, 4)
+    done = loaded.flowmon("-i", "0", "--idle-timeout", "0", "-d", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    flows = pd.read_parquet(tmp_path).sort_values("flowStartNanoseconds")
+    assert [len(lengths) for lengths in flows["packetLengths"]] == [4, 7]
