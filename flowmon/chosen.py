@@ -83,7 +83,7 @@ def _features(options: dict[str, Any]) -> Features:
     ring_octets = options["ring_size"] * MIB
     option = given_as("ring_size", "--ring-size")
     if ring_octets & (ring_octets - 1):
-        raise ConfigError(f"{option} {options['ring_size']}: a power of two, 1 to 1024 (MiB)")
+        raise ConfigError(f"{option} {options['ring_size']}: must be a power of two, 1 to 1024 (MiB)")
     packets, room = options["packets_per_session"], ring.room(ring_octets, FEATURE_PACKET)
     if packets > room:
         raise ConfigError(

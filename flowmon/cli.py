@@ -180,8 +180,7 @@ def start(outer: dict[str, Any], /, **options: Any) -> None:
     log_file = (options["log_file"] or Path("/var/log/flowmon.log")).absolute()
     daemon.check_log(log_file)
     features = _feature_output(options)
-    if options["features"]:
-        features.open()
+    _check_feature_outputs(pin_set, options, features)
     features.close()
     for sink in _sinks(options):  # what cannot be written is found out before anything is loaded
         sink.close()
@@ -373,6 +372,15 @@ def _feature_output(options: dict[str, Any]) -> FeatureOutput:
     return outputs.feature_output(options)
 
 
+def _check_feature_outputs(pin_set: PinSet, options: dict[str, Any], features: FeatureOutput) -> None:
+    """What is of no use, or cannot be written, is found out before anything is loaded."""
+    if options["features"]:
+        chosen.load_options(options, owner_pid=0)
+        features.open()
+    elif not pin_set.has_programs():
+        chosen.refuse_feature_outputs(options)
+
+
 def _watching(options: dict[str, Any]) -> Watching:
     from flowmon import outputs
 
@@ -403,7 +411,7 @@ def _collect(options: dict[str, Any]) -> None:
     if pin_set.has_programs():  # what is loaded lists as many as it lists
         options["splt"] = options["splt"] or loader.loaded_options(pin_set).first_packets
     if not where.anywhere:
-        loader.check_loaded(pin_set)
+        _check_loaded(pin_set, options)
         watching = _watching(options)
         outputs = Outputs(_sinks(options), _feature_output(options))
         with session.collector_lock(pin_set):
@@ -411,9 +419,7 @@ def _collect(options: dict[str, Any]) -> None:
         return
     watching = _watching(options)
     outputs = Outputs(_sinks(options), _feature_output(options))
-    load_options = chosen.load_options(options, os.getpid())
-    if load_options.features:  # what cannot be written is found out before anything is loaded
-        outputs.features.open()
+    _check_feature_outputs(pin_set, options, outputs.features)
     work = _load(pin_set, options, where, owner_pid=os.getpid())
     try:
         with session.collector_lock(pin_set):
@@ -431,6 +437,15 @@ def _collect(options: dict[str, Any]) -> None:
         raise
     finally:
         session.detach(pin_set, work)
+
+
+def _check_loaded(pin_set: PinSet, options: dict[str, Any]) -> None:
+    from flowmon import session
+    from flowmon.kernel import loader
+
+    loader.check_loaded(pin_set)
+    if options["features"]:
+        session.check_features(pin_set, chosen.load_options(options, owner_pid=0))
 
 
 _OF_INTERFACES = (
@@ -458,7 +473,10 @@ def _read_capture(options: dict[str, Any], context: click.Context) -> None:
     collector_options = chosen.collector_options(options)
     chosen.refuse_feature_outputs(options)
     _set_up_log(options)
-    given = context.get_parameter_source("max_flows") is not click.core.ParameterSource.DEFAULT
+    by_default = click.core.ParameterSource.DEFAULT
+    given = context.get_parameter_source("max_flows") is not by_default
+    if context.get_parameter_source("sessions") is by_default:
+        options["sessions"] = 0  # by the size of the file: nothing there is a flood to be kept out
     offline.read_capture(
         options["capture"],
         lambda: _sinks(options),

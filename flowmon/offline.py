@@ -18,11 +18,11 @@ from flowmon.abi import TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
-from flowmon.features.tap import FeatureTap, summary
+from flowmon.features.tap import SILENT_EVERY_NS, FeatureTap, report
 from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
-from flowmon.kernel.replay import Replay, feed_of
+from flowmon.kernel.replay import Feed, Replay, feed_of
 from flowmon.outputs import FeatureOutput, Watching
 from flowmon.sinks import Sink
 from flowmon.sinks.gathered import NS_PER_HOUR, ROWS, GatheringSink
@@ -85,7 +85,7 @@ def read_capture(
 
     Analysers see it by the capture's clock.
 
-    max_flows: the table's size; None chooses by the size of the file.
+    max_flows: the table's size; None chooses by the size of the file, as 0 does for the features' sessions.
 
     SIGINT and SIGTERM end the reading; what was read is written.
 
@@ -96,7 +96,11 @@ def read_capture(
     stop = Stop()
     with Capture(path) as capture:
         size = max_flows or _table_size(capture.size)
-        source = PrivateSet(replace(load_options, max_flows=size, time_source=TimeSource.SKB_TSTAMP))
+        load_options = replace(load_options, max_flows=size, time_source=TimeSource.SKB_TSTAMP)
+        if load_options.features and not load_options.features.sessions:
+            sessions = _table_size(capture.size) // 4
+            load_options = replace(load_options, features=replace(load_options.features, sessions=sessions))
+        source = PrivateSet(load_options)
         sinks = [_gathering(sink, capture) for sink in open_sinks()]
         try:
             watch = watching.watch(options.interval_s)
@@ -110,8 +114,8 @@ def read_capture(
             features.close()
             watching.close()
         _report(capture, books, tally)
-        if reading.features:
-            log.info("%s", reading.features)
+        if reading.tap is not None:
+            report(reading.tap)
         if reading.complaints:
             raise SinkError("; ".join(reading.complaints))
         if stop.requested:
@@ -165,8 +169,8 @@ class Reading:
         self._replay = Replay(source)
         self._clock = _CaptureClock()
         self._collector = Collector(self._table, sinks, options, dict, self._clock, watch=watch)
-        self._tap = open_tap(source, self._clock) if open_tap else None
-        self.features = ""  # what became of the packets whose features were asked for
+        self.tap = open_tap(source, self._clock) if open_tap else None
+        self._ring_room = max(1, self.tap.ring_rows // 2) if self.tap else 0
         self.complaints: list[str] = []
         self._interval_ns = int(options.interval_s * NS)
         self._room = int(self._table.max_flows * FULL)
@@ -179,15 +183,14 @@ class Reading:
             self._collect()  # what has ended, for its own reason
             self._collect(everything=True)
             self.complaints = self._collector.finish()
-            if self._tap is not None:
-                self.complaints += self._tap.finish()
-                self.features = summary(self._tap)
+            if self.tap is not None:
+                self.complaints += self.tap.finish()
             return self._table.books(), self._collector.tally
         finally:
             self._replay.close()
             self._table.close()
-            if self._tap is not None:
-                self._tap.close()
+            if self.tap is not None:
+                self.tap.close()
 
     def _feed(self, advance: Callable[[], None]) -> None:
         """Every packet; passes in between where an interval is over or the table fills up."""
@@ -198,10 +201,8 @@ class Reading:
         while next_ns is not None and not self._stop.requested:
             before_ns = next_ns + self._interval_ns if self._interval_ns else NEVER
             while next_ns is not None and next_ns < before_ns and not self._stop.requested:
-                count += feed.feed(before_ns, min(PROGRESS_PACKETS, look_at - count))
+                count += self._step(feed, next_ns, before_ns, min(PROGRESS_PACKETS, look_at - count))
                 advance()
-                if self._tap is not None:
-                    self._tap.read()
                 if count == look_at:
                     self._clock.advance(self._replay.flush())
                     look_at = count + self._make_room()
@@ -209,9 +210,18 @@ class Reading:
             self._clock.advance(self._replay.flush())
             if next_ns is not None and next_ns >= before_ns:
                 self._clock.advance(next_ns + 1)
-                if self._tap is not None:
-                    self._tap.tend()
                 self._collect()
+
+    def _step(self, feed: Feed, next_ns: int, before_ns: int, most: int) -> int:
+        """Feeds some packets: of features no more than the ring holds, and so few that places are freed in time."""
+        if self.tap is None:
+            return feed.feed(before_ns, most)
+        self._clock.advance(next_ns + 1)
+        self.tap.tend()
+        fed = feed.feed(min(before_ns, next_ns + SILENT_EVERY_NS), min(most, self._ring_room))
+        self._replay.flush()
+        self.tap.read()
+        return fed
 
     def _make_room(self) -> int:
         """Ends flows early where the table would overflow (reason 5); for how many packets there is room now."""

@@ -204,10 +204,10 @@ features_options = _options(
     ),
     click.option(
         "--sessions",
-        type=click.IntRange(1, 1 << 24),
+        type=click.IntRange(1, 1 << 20),
         default=1024,
         show_default=True,
-        help="So many at a time; who finds no place is only counted.",
+        help="So many at a time; who finds no place is only counted. With -r by the file's size.",
     ),
     click.option(
         "--protocols",
@@ -234,7 +234,7 @@ features_options = _options(
 features_output_options = _options(
     click.option(
         "--accept-restart",
-        type=FiniteRange(0, 1e9),
+        type=FiniteRange(0.1, 1e9),
         default=1.0,
         show_default=True,
         help="Seconds after which, all places being taken, the session least used makes room for one.",

@@ -70,6 +70,7 @@ class FeatureOutput:
     as_json: bool
     as_csv: bool
     accept_restart_s: float
+    is_capture: bool  # the same again gives the same files; what an interface has shown does not come again
     _sinks: list[FeatureSink] = field(default_factory=list)
 
     def open(self) -> list[FeatureSink]:
@@ -84,7 +85,10 @@ class FeatureOutput:
             raise ConfigError(
                 "packet features need a directory: give -d DIR, or --features-directory DIR for them alone"
             )
-        self._sinks.append((ResultJsonSink if self.as_json else ParquetFeatureSink)(self.directory))
+        if self.as_json:
+            self._sinks.append(ResultJsonSink(self.directory, keep=not self.is_capture))
+        else:
+            self._sinks.append(ParquetFeatureSink(self.directory))
         if self.as_csv:
             self._sinks.append(SessionCsvSink(self.directory / SESSIONS_DIRECTORY))
         return self._sinks
@@ -109,7 +113,11 @@ def feature_output(options: dict[str, Any]) -> FeatureOutput:
     if directory is None and options["directory"] is not None:
         directory = options["directory"] / FEATURES_DIRECTORY
     return FeatureOutput(
-        directory, options["features_format"] == "json", options["debug"], options["accept_restart"]
+        directory,
+        options["features_format"] == "json",
+        options["debug"],
+        options["accept_restart"],
+        options.get("capture") is not None,
     )
 
 

@@ -75,6 +75,8 @@ def load(pin_set: PinSet, options: loader.LoadOptions, where: Where) -> Work:
     loader.require_root()
     with IPRoute() as netlink, pins.changing():
         chosen = _chosen(netlink, where)
+        if pin_set.map_path("loaded").exists() and not pin_set.has_programs():
+            _check_not_collected(pin_set, options)
         loaded = loader.ensure_loaded(pin_set, options)
         if not loaded:
             _check_same(pin_set, options)
@@ -214,7 +216,7 @@ def find(pin_set: PinSet) -> PinSet:
 def collector_lock(pin_set: PinSet) -> Iterator[None]:
     """Holds the table for one collector. Raises KernelError where another one has it."""
     pins.RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
-    path = pins.RUN_DIRECTORY / f"table-{loader.table_info(pin_set).id}.lock"
+    path = _lock_path(pin_set)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -319,11 +321,8 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
             f"the table that is loaded holds {size} flows, not {options.max_flows}:"
             " `flowmon purge` first (its flows are lost), or leave --max-flows out"
         )
-    if options.features not in (None, loader.loaded_options(pin_set).features):
-        raise ConfigError(
-            "what is loaded captures no packet features, or others: `flowmon unload` first (the flows stay),"
-            " or leave --features out"
-        )
+    if options.features:
+        check_features(pin_set, options)
     listed = loader.loaded_options(pin_set).first_packets
     if options.first_packets not in (listed, 0):
         raise ConfigError(
@@ -335,6 +334,37 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
             f"what is loaded counts flows {'outside' if options.decap else 'inside'} tunnels:"
             " `flowmon purge` first (its flows are lost), or the other choice of --decap"
         )
+
+
+def check_features(pin_set: PinSet, options: loader.LoadOptions) -> None:
+    """Raises ConfigError where what is loaded captures other packets than those that were asked for, or none."""
+    if options.features != loader.loaded_options(pin_set).features:
+        raise ConfigError(
+            "what is loaded captures no packet features, or others: `flowmon unload` first (the flows stay),"
+            " then load with --features; or leave it out"
+        )
+
+
+def _check_not_collected(pin_set: PinSet, options: loader.LoadOptions) -> None:
+    """Raises KernelError where a collector has maps open that the load would take others in place of."""
+    known = loader.loaded_options(pin_set)
+    if (options.features, options.first_packets) == (known.features, known.first_packets):
+        return
+    path = _lock_path(pin_set)
+    if not path.exists():
+        return
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KernelError(
+                f"a collector reads {pin_set.table_path}, and would not notice other features or lists:"
+                " end it first (flowmon stop, or the one in the foreground)"
+            ) from None
+
+
+def _lock_path(pin_set: PinSet) -> Path:
+    return pins.RUN_DIRECTORY / f"table-{loader.table_info(pin_set).id}.lock"
 
 
 def _follow(pin_set: PinSet, directions: frozenset[Direction]) -> None:

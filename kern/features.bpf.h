@@ -12,6 +12,9 @@
  *   so much later.
  * - A packet of a session at its limit writes to its own direction's cache line only.
  * - Round and index are one number that changes atomically: no index comes twice.
+ * - A place that is freed just while another CPU has a packet of it in hand may be
+ *   taken anew meanwhile.  That packet is then counted with the new session: nothing
+ *   else is done about it, since it would cost each packet a lock.
  * - What finds no room in the ring is counted, and leaves a gap in the indexes.
  */
 #ifndef FEATURES_BPF_H
@@ -68,6 +71,11 @@ static __always_inline int fill_session_key(struct flow_key *key, const struct f
 	return 1;
 }
 
+static __always_inline __u64 since(__u64 then, __u64 now)
+{
+	return then && then < now ? now - then : 0;
+}
+
 /* A place for a session that has none; NULL where all are taken. */
 static __always_inline struct session *take_place(const struct flow_key *key, __u64 now_mono_ns, int turned)
 {
@@ -77,26 +85,32 @@ static __always_inline struct session *take_place(const struct flow_key *key, __
 
 	if (!gate || !fresh || gate->taken - gate->freed >= SETTING(features_sessions))
 		return NULL;
-	fresh->began_utc_ns = now_mono_ns + gate->utc_offset_ns; /* all else stays 0 */
+	/* All else stays 0. */
+	fresh->began_utc_ns = now_mono_ns + gate->utc_offset_ns;
+	fresh->sides[0].last_seen_mono_ns = now_mono_ns; /* or it looked silent since ever */
 	fresh->turned = turned;
 	if (map_insert(sessions, key, fresh) == 0)
 		__sync_fetch_and_add(&gate->taken, 1);
 	return map_lookup(sessions, key); /* another CPU's, if that was faster */
 }
 
-/* Whether this point is the one that captures the direction; the first that comes is. */
+/*
+ * Whether this point is the one that captures the direction: the first that comes, or
+ * one that sees packets while that has been silent for long (the path changed).
+ */
 static __always_inline int captures_here(struct session *session, const struct packet *packet, __u32 way)
 {
 	__u32 point = (packet->key.ifindex << 1 | packet->key.direction) + 1;
 
-	if (!session->points[way])
-		__sync_val_compare_and_swap(&session->points[way], 0, point);
-	return session->points[way] == point;
-}
+	__u32 owner = session->points[way];
 
-static __always_inline __u64 since(__u64 then, __u64 now)
-{
-	return then && then < now ? now - then : 0;
+	if (LIKELY(owner == point))
+		return 1;
+	if (owner && since(session->sides[way].last_seen_mono_ns, packet->now_mono_ns) <
+			     SETTING(features_restart_ns) + 1)
+		return 0;
+	__sync_val_compare_and_swap(&session->points[way], owner, point);
+	return session->points[way] == point;
 }
 
 /* The session's latest packet before this one. */
@@ -107,13 +121,20 @@ static __always_inline __u64 last_seen(const struct session *session)
 	return one > other ? one : other;
 }
 
-/* A session at its limit for long enough begins its next round. */
-static __always_inline void begin_next_round(struct session *session, __u64 progress, __u64 now_mono_ns)
+/* A session at its limit for long enough begins its next round; the other direction may then come from elsewhere. */
+static __always_inline void begin_next_round(struct session *session, __u64 now_mono_ns, __u32 way)
 {
-	__u64 next = ((progress >> 32) + 1) << 32;
+	__u64 progress = session->progress, next = ((progress >> 32) + 1) << 32;
 
-	if (since(session->limit_mono_ns, now_mono_ns) >= SETTING(features_restart_ns))
-		__sync_val_compare_and_swap(&session->progress, progress, next);
+	if (!session->limit_mono_ns) { /* not noted yet: several CPUs reached it together */
+		session->limit_mono_ns = now_mono_ns;
+		return;
+	}
+	if (since(session->limit_mono_ns, now_mono_ns) < SETTING(features_restart_ns))
+		return;
+	session->limit_mono_ns = 0;
+	session->points[~way & 1] = 0;
+	__sync_val_compare_and_swap(&session->progress, progress, next);
 }
 
 /*
@@ -182,18 +203,17 @@ static __always_inline void hand_over(struct session *session, const struct pack
 				      struct feature_books *books)
 {
 	__u32 limit = SETTING(features_packets), index;
-	__u64 progress = session->progress;
 	struct feature_packet *row;
+	__u64 progress;
 
-	/* Before the limit can be seen as reached. */
-	if ((__u32)progress + packet->segments >= limit)
-		session->limit_mono_ns = packet->now_mono_ns;
 	progress = __sync_fetch_and_add(&session->progress, packet->segments);
 	index = progress;
 	if (index >= limit) { /* another CPU's packets took the rest */
 		books->watched_packets += packet->segments;
 		return;
 	}
+	if (index + packet->segments >= limit)
+		session->limit_mono_ns = packet->now_mono_ns;
 	row = bpf_ringbuf_reserve(&feature_ring, sizeof(*row), 0);
 	if (!row) {
 		books->lost_packets += packet->segments;
@@ -235,7 +255,7 @@ SUBPROGRAM int capture_features(struct packet *packet)
 	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
 		settle_sequences(session, packet, way);
 	if ((__u32)session->progress >= SETTING(features_packets))
-		begin_next_round(session, session->progress, packet->now_mono_ns);
+		begin_next_round(session, packet->now_mono_ns, way);
 	if ((__u32)session->progress >= SETTING(features_packets))
 		books->watched_packets += packet->segments;
 	else

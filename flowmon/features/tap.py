@@ -30,24 +30,26 @@ log = logging.getLogger("flowmon")
 WRITTEN_AT_ONCE = 1 << 17  # rows of the ring
 KEPT_MOST = 1 << 20  # while a sink takes nothing: 128 MiB
 SILENT_EVERY_NS = 1_000_000_000
+FREED_AT_ONCE = 8  # least used sessions: an eighth of all at most
 
 
 @dataclass(frozen=True)
 class TapOptions:
-    """idle_ns: a session that is silent for so long gives its place back. write_ns: between two writes; 0: at the end."""
+    """idle_ns: a session that is silent for so long gives its place back. write_ns: between two writes."""
 
     idle_ns: int
     accept_restart_ns: int
     write_ns: int
 
 
-def summary(tap: "FeatureTap") -> str:
-    """One line that accounts for every packet of the protocols that were asked for."""
+def report(tap: "FeatureTap") -> None:
+    """One line that accounts for every packet of this run, of the protocols that were asked for."""
     books = tap.books()
     parts = [f"{tap.written_packets:,} written"]
     parts += [
         f"{number:,} {meaning}"
         for number, meaning in (
+            (tap.unwritten_packets, "could not be written and are lost"),
             (books.lost_packets, "lost, the ring was full: raise --ring-size"),
             (books.refused_packets, "of sessions that found no place (--sessions)"),
             (books.watched_packets, "of sessions at their limit (--packets-per-session)"),
@@ -55,7 +57,8 @@ def summary(tap: "FeatureTap") -> str:
         )
         if number
     ]
-    return f"packet features: {'; '.join(parts)}"
+    level = logging.WARNING if tap.unwritten_packets or books.lost_packets else logging.INFO
+    log.log(level, "packet features: %s", "; ".join(parts))
 
 
 class FeatureTap:
@@ -72,6 +75,7 @@ class FeatureTap:
         self._rows = 0
         self._unwritten: list[tuple[FeatureSink, Any, int]] = []
         self._complaint = ""
+        self._books_before = source.books()
         self._lost_said = 0
         self._write_at_ns = self._silent_at_ns = self._accept_at_ns = 0
         self.written_packets = 0
@@ -84,8 +88,18 @@ class FeatureTap:
             sink.close()
 
     def books(self) -> FeatureBooks:
-        """What became of the packets so far."""
-        return self._source.books()
+        """What became of the packets since the tap was opened."""
+        return self._source.books().since(self._books_before)
+
+    @property
+    def ring_rows(self) -> int:
+        """How many packets may come between two reads."""
+        return self._source.rows
+
+    @property
+    def unwritten_packets(self) -> int:
+        """Those that were read, and no sink, or not each of them, has taken yet."""
+        return self._rows + (self._unwritten[0][1].num_rows if self._unwritten else 0)
 
     def tend(self) -> None:
         """Reads what came, frees places, and writes when it is time."""
@@ -100,8 +114,9 @@ class FeatureTap:
                 self._write()
 
     def finish(self) -> list[str]:
-        """Writes the rest; what the sinks complain of."""
+        """Writes the rest; what the sinks complain of. Whoever comes next finds places free."""
         self.read()
+        self._source.free_silent(max(0, self._clock.now_mono_ns() - self._options.idle_ns))
         self._write()
         complaints = [self._complaint] if self._complaint else []
         for sink in self._sinks:
@@ -121,7 +136,7 @@ class FeatureTap:
             self._rows += len(packets)
         if self._rows >= WRITTEN_AT_ONCE:
             self._write()
-        lost = self._source.books().lost_packets
+        lost = self.books().lost_packets
         if lost >= max(1, 2 * self._lost_said):
             log.warning("%d packets whose features were asked for are lost: raise --ring-size", lost)
             self._lost_said = lost
@@ -134,10 +149,10 @@ class FeatureTap:
             self._accept_at_ns = max(self._accept_at_ns, now_ns)
             return
         waited = now_ns - self._accept_at_ns
-        number = waited // self._options.accept_restart_ns if self._options.accept_restart_ns else 1
+        number = waited // self._options.accept_restart_ns
         if number > 0:
             self._accept_at_ns = now_ns
-            self._source.free_least_used(int(number))
+            self._source.free_least_used(min(number, max(1, self._source.sessions // FREED_AT_ONCE)))
 
     def _write(self) -> None:
         try:
@@ -152,7 +167,6 @@ class FeatureTap:
                 latest_ns = max(self._clock.now_mono_ns(), int(packets["time_mono_ns"].max()))
                 exported_at_ns = latest_ns + offset_ns
                 self._unwritten = [(sink, batch, exported_at_ns) for sink in self._sinks]
-                self.written_packets += batch.num_rows
                 self._write_unwritten()
         except SinkError as error:
             if str(error) != self._complaint:
@@ -166,3 +180,5 @@ class FeatureTap:
             sink, batch, exported_at_ns = self._unwritten[0]
             sink.write(batch, exported_at_ns)
             self._unwritten.pop(0)
+            if not self._unwritten:
+                self.written_packets += batch.num_rows

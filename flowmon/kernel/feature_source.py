@@ -8,7 +8,7 @@ Rules:
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from flowmon import abi
 from flowmon.kernel import libbpf
 from flowmon.kernel.flow_table import map_into_memory
 from flowmon.kernel.pins import MapSource
-from flowmon.kernel.ring import Ring
+from flowmon.kernel.ring import Ring, room
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,6 +36,10 @@ class FeatureBooks:
     watched_packets: int
     elsewhere_packets: int
 
+    def since(self, before: "FeatureBooks") -> "FeatureBooks":
+        """What has come since."""
+        return FeatureBooks(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
 
 _BOOKS = tuple(FeatureBooks.__dataclass_fields__)
 
@@ -43,7 +47,7 @@ _BOOKS = tuple(FeatureBooks.__dataclass_fields__)
 class FeatureSource:
     """The ring and the sessions of a loaded table. Close it after use.
 
-    sessions: how many places there are.
+    sessions: how many places there are. rows: how many packets the ring holds.
     """
 
     def __init__(self, source: MapSource) -> None:
@@ -52,7 +56,9 @@ class FeatureSource:
         self._gate = map_into_memory(source, "session_gate", abi.SESSION_GATE, 1)
         self._books = map_into_memory(source, "feature_books", abi.FEATURE_BOOKS, libbpf.cpu_ids())
         ring = source.open_map("feature_ring")
-        self._ring = Ring(ring, libbpf.map_info(ring).max_entries, abi.FEATURE_PACKET)
+        ring_octets = libbpf.map_info(ring).max_entries
+        self._ring = Ring(ring, ring_octets, abi.FEATURE_PACKET)
+        self.rows = room(ring_octets, abi.FEATURE_PACKET)
         os.close(ring)
         self._keys = np.empty(self.sessions, abi.FLOW_KEY)
         self._states = np.empty(self.sessions, abi.SESSION)
@@ -96,5 +102,7 @@ class FeatureSource:
     def _free(self, keys: Array, rows: Array) -> int:
         for row in rows:
             libbpf.delete(self._sessions, keys[row : row + 1])
-        self._gate["freed"] += np.uint64(len(rows))
+            self._gate["freed"] += np.uint64(
+                1
+            )  # one by one: who is killed in between has lost one place at most
         return len(rows)

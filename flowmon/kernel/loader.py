@@ -272,9 +272,9 @@ def _discard_maps_of_another_size(pin_set: PinSet, options: LoadOptions) -> None
         os.close(fd)
         # As many lists as flows: the table's size is not to be changed, and not known here.
         if (size > 1) != (wanted > 1) if name == "first_packets" else size != wanted:
-            path.unlink()
             if name == "sessions":
-                pin_set.map_path("session_gate").unlink()  # which counts them
+                pin_set.map_path("session_gate").unlink(missing_ok=True)  # which counts them
+            path.unlink()
 
 
 def _reused_maps(pin_set: PinSet) -> dict[str, int]:

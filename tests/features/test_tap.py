@@ -14,7 +14,7 @@ from feature_samples import packet, session
 from flowmon import abi
 from flowmon.errors import SinkError
 from flowmon.features import tap as tap_module
-from flowmon.features.tap import FeatureTap, TapOptions, summary
+from flowmon.features.tap import FeatureTap, TapOptions, report
 from flowmon.kernel.feature_source import FeatureBooks
 from samples import NS, key
 
@@ -41,6 +41,8 @@ class FakeSource:
     coming: list[Array] = field(default_factory=list)
     full: bool = False
     lost: int = 0
+    sessions: int = 32
+    rows: int = 30
     silent_before: list[int] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
@@ -49,7 +51,7 @@ class FakeSource:
         return self.coming.pop(0) if self.coming else np.zeros(0, abi.FEATURE_PACKET)
 
     def books(self) -> FeatureBooks:
-        return FeatureBooks(5, self.lost, 0, 7, 0)
+        return FeatureBooks(5, 100 + self.lost, 0, 7, 0)
 
     def is_full(self) -> bool:
         return self.full
@@ -193,11 +195,13 @@ def test_a_full_house_makes_room_now_and_then(scene: Scene) -> None:
     assert scene.source.freed == [1]
     scene.tend(6.1)
     assert scene.source.freed == [1, 3]
+    scene.tend(100)
+    assert scene.source.freed == [1, 3, 4]  # an eighth at most
     scene.source.full = False
     scene.tend(10)
     scene.source.full = True
     scene.tend(1)
-    assert scene.source.freed == [1, 3]
+    assert scene.source.freed == [1, 3, 4]
 
 
 def test_a_house_that_was_full_before_is_not_emptied() -> None:
@@ -221,10 +225,30 @@ def test_losses_are_said_when_they_have_doubled(scene: Scene, caplog: pytest.Log
     assert [record.message.split()[0] for record in caplog.records] == ["3", "6", "12"]
 
 
-def test_summary_names_what_there_is(scene: Scene) -> None:
-    scene.source.lost = 2
-    said = summary(scene.tap)
-    assert said == (
-        "packet features: 0 written; 2 lost, the ring was full: raise --ring-size;"
-        " 7 of sessions at their limit (--packets-per-session)"
-    )
+def test_places_are_freed_at_the_end_for_who_comes_next(scene: Scene) -> None:
+    scene.clock.now_ns += 50 * NS
+    scene.tap.finish()
+    assert scene.source.silent_before[-1] == scene.clock.now_ns - 15 * NS
+
+
+def test_report_names_what_there_is_of_this_run(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """What was lost before it began was another's."""
+    scene.tend(1, session(key(), 10))
+    with caplog.at_level(logging.INFO):
+        report(scene.tap)
+        scene.source.lost = 2
+        scene.sinks[0].refuses = "the disk is full"
+        scene.tend(1, session(key(), 20))
+        report(scene.tap)
+    said = [
+        (record.levelname, record.message)
+        for record in caplog.records
+        if record.message.startswith("packet features:")
+    ]
+    assert said == [
+        ("INFO", "packet features: 10 written"),
+        (
+            "WARNING",
+            "packet features: 10 written; 20 could not be written and are lost; 2 lost, the ring was full: raise --ring-size",
+        ),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from kernel.talkers import TALKERS
 from kernel.test_detection_live import check_books, prepare, write_flood
-from netns import Host, Pair, monitor, wait_for
+from netns import Host, Pair, collector, monitor, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -257,3 +258,69 @@ def test_other_lists_need_another_load(loaded: Host, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     flows = pd.read_parquet(tmp_path).sort_values("flowStartNanoseconds")
     assert [len(lengths) for lengths in flows["packetLengths"]] == [4, 7]
+
+
+def test_places_are_freed_without_a_collector_that_stays(loaded: Host, tmp_path: Path) -> None:
+    """As from cron."""
+    assert load(loaded, "--features", "--sessions", "3").returncode == 0
+    for turn in range(3):
+        for _ in range(3):
+            ping(loaded, 1)
+        time.sleep(0.3)
+        directory = tmp_path / str(turn)
+        done = loaded.flowmon("-i", "0", "--idle-timeout", "0.2", "-d", str(directory))
+        assert done.returncode == 0, done.stderr
+        assert len(features_of(directory)) == 6
+
+
+def test_a_collector_is_not_left_on_other_maps(loaded: Host, tmp_path: Path) -> None:
+    assert load(loaded, "--features").returncode == 0
+    with collector(loaded, "-d", str(tmp_path)):
+        assert loaded.flowmon("unload").returncode == 0
+        for other in (("--features", "--sessions", "7"), ("--splt", "5"), ()):
+            refused = load(loaded, *other)
+            assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+            assert "end it first" in refused.stderr
+        assert load(loaded, "--features").returncode == 0
+    assert loaded.flowmon("unload").returncode == 0
+    assert load(loaded, "--features", "--sessions", "7").returncode == 0
+    refused = loaded.flowmon("-i", "0", "-d", str(tmp_path), "--features", "--sessions", "8")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_what_was_read_is_written_where_the_table_goes(loaded: Host, tmp_path: Path) -> None:
+    assert load(loaded, "--features").returncode == 0
+    for number in (1, 2):
+        with collector(loaded, "-d", str(tmp_path), "--features-format", "json") as running:
+            ping(loaded, number)
+            time.sleep(0.5)
+            assert loaded.flowmon("purge").returncode == 0
+            wait_for(lambda running=running: running.poll() is not None, "the collector to end")
+        assert load(loaded, "--features").returncode == 0
+    sizes = [
+        [len(session["packets"]) for session in json.loads((tmp_path / "_features" / name).read_text())]
+        for name in ("result.json", "result-2.json")
+    ]
+    assert sizes == [[2], [4]]
+
+
+def test_another_path_is_followed(pair: Pair, tmp_path: Path) -> None:
+    """A direction that comes by another interface from some time on."""
+    left, right = pair.left, pair.right
+    left.run("ip", "link", "add", "v1", "type", "veth", "peer", "name", "v1", "netns", right.namespace)
+    for host in (left, right):
+        host.run("ip", "link", "set", "v1", "up")
+        host.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.v1.rp_filter=0")
+    options = ("--features", "--packets-per-session", "8", "--session-restart", "0.5", "-d", str(tmp_path))
+    with monitor(right, "--iface", right.interface, "--iface", "v1", *options) as running:
+        pinging = subprocess.Popen(left.command("ping", "-q", "-c", "30", "-i", "0.1", right.ipv4))
+        time.sleep(1)
+        mac = json.loads(right.run("ip", "-j", "link", "show", "dev", "v1"))[0]["address"]
+        left.run("ip", "route", "add", f"{right.ipv4}/32", "dev", "v1", "src", left.ipv4)
+        left.run("ip", "neighbour", "replace", right.ipv4, "lladdr", mac, "dev", "v1")
+        assert pinging.wait(timeout=30) == 0
+        running.stop()
+    found = features_of(tmp_path)
+    forward = found[found["biflowDirection"] == 1].groupby("captureRound").size()
+    assert len(forward) > 2
+    assert forward.iloc[-2] == 4  # the last may be cut short

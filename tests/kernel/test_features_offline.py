@@ -348,3 +348,25 @@ def test_directory_that_cannot_be_written(varied, tmp_path):
     (tmp_path / "file").touch()
     done = flowmon(varied, "-d", tmp_path, "--features", "--features-directory", tmp_path / "file")
     assert_refused(done, 1, str(tmp_path / "file"), "cannot be written", "--features-directory")
+
+
+# --- what is in a file is not to be lost ---
+
+
+@pytest.mark.parametrize("interval", ["0", "1", "3600"])
+def test_places_are_freed_whatever_the_interval(interval, tmp_path):
+    capture = datagrams(tmp_path / "x.pcap", {session: [20 * session] for session in range(60)})
+    found = features(capture, tmp_path, "--sessions", "2", "-i", interval)
+    assert sizes(found) == [(session, 1) for session in range(60)]
+
+
+def test_a_small_ring_is_enough(tmp_path):
+    times = [at / 50_000 for at in range(20_000)]
+    capture = datagrams(tmp_path / "x.pcap", {0: times, 1: [at + 0.000_001 for at in times]})
+    found = features(capture, tmp_path, "--ring-size", "1", "--packets-per-session", "7000")
+    assert sizes(found) == [(0, 7000), (1, 7000)]
+
+
+def test_there_are_places_for_all_of_a_file(tmp_path):
+    capture = datagrams(tmp_path / "x.pcap", {session: [session / 10_000] for session in range(3000)})
+    assert len(features(capture, tmp_path)) == 3000

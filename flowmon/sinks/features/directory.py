@@ -1,6 +1,7 @@
 """A directory that files of packets go to."""
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from pathlib import Path
 from flowmon.errors import SinkError
 
 OPTION = "--features-directory"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger("flowmon")
 
@@ -54,8 +56,9 @@ class Directory:
 
     def failed(self, error: OSError) -> SinkError:
         """What is said where it cannot be written."""
+        advice = "make room or " if error.errno in NO_ROOM else ""
         return SinkError(
-            f"{self.path} cannot be written ({error.strerror}): make room or give another directory ({self._option})"
+            f"{self.path} cannot be written ({error.strerror}): {advice}give another directory ({self._option})"
         )
 
     def _sync_name(self, name: str) -> None:

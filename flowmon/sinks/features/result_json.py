@@ -7,7 +7,7 @@ Rules:
 - It is written at the end. Where more than `most` packets gather, those before are written at once, and the others
   go to result-2.json, result-3.json, …: memory is bounded. A session that goes on then is in both.
 - A file appears under its name only when it is whole and on disk. The files of a run take the place of those of the
-  run before: with the first of them, its result-2.json and so on go.
+  run before: with the first of them, its result-2.json and so on go. At interfaces they stay instead (`keep`).
 """
 
 import re
@@ -56,17 +56,22 @@ PACKET = (
     "icmpCode",
     "interArrivalNanoseconds",
 )
-_FURTHER = re.compile(r"result-\d+\.json")
+_FURTHER = re.compile(r"result-(\d+)\.json")
 
 
 class ResultJsonSink:
     """Gathers packets, and writes them to `directory`, which is made where it is not there."""
 
-    def __init__(self, directory: Path, option: str = OPTION, most: int = MOST_PACKETS) -> None:
-        """option: how the user gives another directory. most: packets that are gathered. Raises SinkError."""
+    def __init__(
+        self, directory: Path, option: str = OPTION, most: int = MOST_PACKETS, *, keep: bool = False
+    ) -> None:
+        """option: how the user gives another directory. most: packets that are gathered. Raises SinkError.
+
+        keep: files of earlier runs stay, and the first free number is the first of this one.
+        """
         self._directory = Directory(directory, option)
         self._most = most
-        self._files = 0
+        self._files = self._last_number() if keep else 0
         self._gathered: list[pa.RecordBatch] = []
         self._fresh: list[pa.RecordBatch] = []
         self._rows = 0
@@ -83,7 +88,7 @@ class ResultJsonSink:
 
     def finish(self) -> None:
         """Writes the rest, or an empty array where there was no packet. Raises SinkError; it can be repeated."""
-        if self._rows or not self._files:
+        if self._rows or self._files == 0:
             self._write()
 
     def close(self) -> None:
@@ -101,6 +106,12 @@ class ResultJsonSink:
             self._remove_further()
         self._files = number
         self._forget()
+
+    def _last_number(self) -> int:
+        """Of the files that are there."""
+        names = [path.name for path in self._directory.path.iterdir()]
+        further = [int(found[1]) for found in map(_FURTHER.fullmatch, names) if found]
+        return max(further, default=int("result.json" in names))
 
     def _remove_further(self) -> None:
         try:
