@@ -35,14 +35,14 @@ def markdown() -> str:
         *(f"| {place} | `{name}` |" for place, name in enumerate(PACKET)),
         "",
         f"A file holds {MOST_PACKETS:,} packets at most (or one reading of more); those after go to `result-2.json`,",
-        "`result-3.json`, …, and a session that goes on then has an object in both. A run's files take the place of those",
-        "of the run before in the same directory.",
+        "`result-3.json`, …, and a session that goes on then has an object in both. Files of an earlier run with",
+        "`-r` in the same directory are replaced; at interfaces they stay, and the next number is the first of the run.",
         "",
         "## A CSV a session",
         "",
         "`DIR/_sessions/SOURCE-PORT___DESTINATION-PORT___TIMESTAMP.csv`, with a header line and all columns; the timestamp is",
         "`captureStartNanoseconds`. Times are nanoseconds since 1970; what a packet does not have is empty. A file of the",
-        "run before is begun anew.",
+        "run before is begun anew. Sessions of the same addresses, ports and timestamp share a file: `flowId` tells them apart.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -392,3 +392,12 @@ def test_batch_is_written_to_all_files_or_none(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / TCP_FILE).read_bytes() == before
     sink.write(some_rows(), AT)
     assert [len(lines_of(tmp_path / name)) for name in (TCP_FILE, UDP_FILE)] == [8, 3]
+
+
+def test_a_large_batch_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    SessionCsvSink(whole).write(some_rows(), AT)
+    monkeypatch.setattr("flowmon.sinks.features.session_csv.ROWS_AT_A_TIME", 2)
+    SessionCsvSink(parts).write(some_rows(), AT)
+    assert files(parts) == files(whole)
+    assert all((parts / name).read_bytes() == (whole / name).read_bytes() for name in files(whole))

@@ -24,6 +24,7 @@ from flowmon.sinks.features.directory import OPTION, Directory
 from flowmon.sinks.features.texts import octets, row_texts
 
 HEADER = (",".join(FEATURES_SCHEMA.names) + "\n").encode()
+ROWS_AT_A_TIME = 1 << 18  # become text: Arrow holds 2 GiB of it together
 _NAME = ("sourceAddress", "sourceTransportPort", "destinationAddress", "destinationTransportPort")
 
 
@@ -39,10 +40,11 @@ class SessionCsvSink:
         before: list[tuple[Path, int]] = []
         try:
             self._directory.make()
-            for name, lines in _files(batch):
-                path = self._directory.path / name
-                before.append((path, self._size(path)))
-                _append(*before[-1], lines)
+            for start in range(0, batch.num_rows, ROWS_AT_A_TIME):
+                for name, lines in _files(batch.slice(start, ROWS_AT_A_TIME)):
+                    path = self._directory.path / name
+                    before.append((path, self._size(path)))
+                    _append(*before[-1], lines)
         except OSError as error:
             _restore(before)
             raise self._directory.failed(error) from None
@@ -64,8 +66,6 @@ class SessionCsvSink:
 
 def _files(batch: pa.RecordBatch) -> Iterator[tuple[str, memoryview]]:
     """(name, lines) of each session."""
-    if batch.num_rows == 0:
-        return
     found = sessions(batch)
     rows = batch.take(from_numpy(found.rows))
     lines = pc.binary_join_element_wise(row_texts(rows, FEATURES_SCHEMA.names, null=""), "\n", "")
