@@ -28,6 +28,8 @@ static __always_inline void capture_features(struct packet *packet)
 
 #else
 
+#define POINT_SILENT_NS 1000000000ULL
+
 static __always_inline int has_features(const struct packet *packet)
 {
 	switch (packet->key.protocol) {
@@ -96,18 +98,16 @@ static __always_inline struct session *take_place(const struct flow_key *key, __
 
 /*
  * Whether this point is the one that captures the direction: the first that comes, or
- * one that sees packets while that has been silent for long (the path changed).
+ * one that sees a packet after that was silent for a while (the path changed).
  */
 static __always_inline int captures_here(struct session *session, const struct packet *packet, __u32 way)
 {
 	__u32 point = (packet->key.ifindex << 1 | packet->key.direction) + 1;
-
 	__u32 owner = session->points[way];
 
 	if (LIKELY(owner == point))
 		return 1;
-	if (owner && since(session->sides[way].last_seen_mono_ns, packet->now_mono_ns) <
-			     SETTING(features_restart_ns) + 1)
+	if (owner && since(session->sides[way].last_seen_mono_ns, packet->now_mono_ns) < POINT_SILENT_NS)
 		return 0;
 	__sync_val_compare_and_swap(&session->points[way], owner, point);
 	return session->points[way] == point;
@@ -121,8 +121,8 @@ static __always_inline __u64 last_seen(const struct session *session)
 	return one > other ? one : other;
 }
 
-/* A session at its limit for long enough begins its next round; the other direction may then come from elsewhere. */
-static __always_inline void begin_next_round(struct session *session, __u64 now_mono_ns, __u32 way)
+/* A session at its limit for long enough begins its next round. */
+static __always_inline void begin_next_round(struct session *session, __u64 now_mono_ns)
 {
 	__u64 progress = session->progress, next = ((progress >> 32) + 1) << 32;
 
@@ -132,8 +132,7 @@ static __always_inline void begin_next_round(struct session *session, __u64 now_
 	}
 	if (since(session->limit_mono_ns, now_mono_ns) < SETTING(features_restart_ns))
 		return;
-	session->limit_mono_ns = 0;
-	session->points[~way & 1] = 0;
+	session->limit_mono_ns = 0; /* before any CPU can reach the next round's */
 	__sync_val_compare_and_swap(&session->progress, progress, next);
 }
 
@@ -255,7 +254,7 @@ SUBPROGRAM int capture_features(struct packet *packet)
 	if (packet->key.protocol == IPPROTO_TCP && !packet->unread)
 		settle_sequences(session, packet, way);
 	if ((__u32)session->progress >= SETTING(features_packets))
-		begin_next_round(session, packet->now_mono_ns, way);
+		begin_next_round(session, packet->now_mono_ns);
 	if ((__u32)session->progress >= SETTING(features_packets))
 		books->watched_packets += packet->segments;
 	else
