@@ -169,12 +169,16 @@ def collector(host: Host, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 class Monitor:
-    """A flowmon that runs in a host; `stop` ends it and gives what it recorded and said."""
+    """A flowmon that runs in a host; `stop` ends it and gives what it recorded and said.
+
+    Its records go into a file: a pipe that nobody reads would stop it after some twenty of them.
+    """
 
     def __init__(self, host: Host, *arguments: str) -> None:
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is written until the process ends
         self._process = subprocess.Popen(
             host.command(sys.executable, "-m", "flowmon", *arguments),
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -188,10 +192,11 @@ class Monitor:
     def stop(self, number: int = signal.SIGINT) -> list[dict[str, Any]]:
         """The records that it printed as JSON lines."""
         self._process.send_signal(number)
-        output, rest = self._process.communicate(timeout=60)
+        _, rest = self._process.communicate(timeout=60)
         self.said = self._first + rest
         assert self._process.returncode == 0, self.said
-        return [json.loads(line) for line in output.splitlines()]
+        self._output.seek(0)
+        return [json.loads(line) for line in self._output]
 
     def fail(self) -> str:
         """What it said when it ended, by itself or when it was told to, and did not succeed."""
@@ -204,9 +209,11 @@ class Monitor:
         return self.said
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.communicate()
+        """SIGKILL, if it still runs."""
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.communicate()
+        self._output.close()
 
 
 @contextlib.contextmanager
