@@ -18,7 +18,7 @@ from flowmon.abi import TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions, Tally
 from flowmon.errors import FlowmonError, SinkError
-from flowmon.features.tap import SILENT_EVERY_NS, FeatureTap, report
+from flowmon.features.tap import SILENT_EVERY_NS, FeatureTap
 from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
 from flowmon.kernel.loader import LoadOptions, PrivateSet
@@ -104,8 +104,9 @@ def read_capture(
         sinks = [_gathering(sink, capture) for sink in open_sinks()]
         try:
             watch = watching.watch(options.interval_s)
-            open_tap = _opener_of_tap(features, options) if load_options.features else None
-            reading = Reading(capture, source, sinks, options, stop, watch, open_tap)
+            clock = _CaptureClock()
+            tap = _tap(source, features, options, clock) if load_options.features else None
+            reading = Reading(capture, source, sinks, options, stop, watch, tap, clock)
             books, tally = reading.run()
         finally:
             source.close()
@@ -114,8 +115,8 @@ def read_capture(
             features.close()
             watching.close()
         _report(capture, books, tally)
-        if reading.tap is not None:
-            report(reading.tap)
+        if tap is not None:
+            tap.report()
         if reading.complaints:
             raise SinkError("; ".join(reading.complaints))
         if stop.requested:
@@ -124,13 +125,12 @@ def read_capture(
             raise TruncatedCaptureError(capture.cut_short)
 
 
-def _opener_of_tap(
-    features: FeatureOutput, options: CollectorOptions
-) -> Callable[[PrivateSet, _CaptureClock], FeatureTap]:
-    sinks = features.open()
-    # Each hour of a capture in few files.
+def _tap(
+    source: PrivateSet, features: FeatureOutput, options: CollectorOptions, clock: _CaptureClock
+) -> FeatureTap:
+    """Writes each hour of a capture in few files."""
     tap_options = replace(features.tap_options(options), write_ns=NS_PER_HOUR)
-    return lambda source, clock: FeatureTap(FeatureSource(source), sinks, tap_options, clock)
+    return FeatureTap(FeatureSource(source), features.open(), tap_options, clock)
 
 
 def _gathering(sink: Sink, capture: Capture) -> GatheringSink:
@@ -158,8 +158,10 @@ class Reading:
         options: CollectorOptions,
         stop: Stop,
         watch: Watch | None = None,
-        open_tap: Callable[[PrivateSet, _CaptureClock], FeatureTap] | None = None,
+        tap: FeatureTap | None = None,
+        clock: _CaptureClock | None = None,
     ) -> None:
+        """tap: by the same clock; closed at the end of `run`."""
         self._capture = capture
         self._stop = stop
         self._sinks = sinks
@@ -167,10 +169,10 @@ class Reading:
             source, WATCHED_STATE if watch else FLOW_STATE, first_packets=source.first_packets
         )
         self._replay = Replay(source)
-        self._clock = _CaptureClock()
+        self._clock = clock or _CaptureClock()
         self._collector = Collector(self._table, sinks, options, dict, self._clock, watch=watch)
-        self.tap = open_tap(source, self._clock) if open_tap else None
-        self._ring_room = max(1, self.tap.ring_rows // 2) if self.tap else 0
+        self._tap = tap
+        self._ring_room = max(1, tap.ring_rows // 2) if tap else 0
         self.complaints: list[str] = []
         self._interval_ns = int(options.interval_s * NS)
         self._room = int(self._table.max_flows * FULL)
@@ -183,14 +185,14 @@ class Reading:
             self._collect()  # what has ended, for its own reason
             self._collect(everything=True)
             self.complaints = self._collector.finish()
-            if self.tap is not None:
-                self.complaints += self.tap.finish()
+            if self._tap is not None:
+                self.complaints += self._tap.finish()
             return self._table.books(), self._collector.tally
         finally:
             self._replay.close()
             self._table.close()
-            if self.tap is not None:
-                self.tap.close()
+            if self._tap is not None:
+                self._tap.close()
 
     def _feed(self, advance: Callable[[], None]) -> None:
         """Every packet; passes in between where an interval is over or the table fills up."""
@@ -214,13 +216,13 @@ class Reading:
 
     def _step(self, feed: Feed, next_ns: int, before_ns: int, most: int) -> int:
         """Feeds some packets: of features no more than the ring holds, and so few that places are freed in time."""
-        if self.tap is None:
+        if self._tap is None:
             return feed.feed(before_ns, most)
         self._clock.advance(next_ns + 1)
-        self.tap.tend()
+        self._tap.tend()
         fed = feed.feed(min(before_ns, next_ns + SILENT_EVERY_NS), min(most, self._ring_room))
         self._replay.flush()
-        self.tap.read()
+        self._tap.read()
         return fed
 
     def _make_room(self) -> int:

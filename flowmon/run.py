@@ -10,7 +10,7 @@ from flowmon import session
 from flowmon.blocker import Blocker
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.errors import ConfigError, KernelError, NotSentError, SinkError
-from flowmon.features.tap import FeatureTap, report
+from flowmon.features.tap import FeatureTap
 from flowmon.kernel import loader
 from flowmon.kernel.clock import SystemClock
 from flowmon.kernel.feature_source import FeatureSource
@@ -70,7 +70,7 @@ def run(
         if not session.is_pinned(pin_set, table.id):
             if tap is not None:  # what it has is its own
                 tap.finish()
-                report(tap)
+                tap.report()
             raise KernelError(f"{pin_set.table_path} was removed by somebody else: this collector has ended")
         if work:
             session.detach(pin_set, work)
@@ -78,7 +78,7 @@ def run(
         complaints = collector.finish()
         if tap is not None:
             complaints += tap.finish()
-            report(tap)
+            tap.report()
         _report_the_end(pin_set, collector, complaints, owns_table=owns_table)
 
 

@@ -42,27 +42,8 @@ class TapOptions:
     write_ns: int
 
 
-def report(tap: "FeatureTap") -> None:
-    """One line that accounts for every packet of this run, of the protocols that were asked for."""
-    books = tap.books()
-    parts = [f"{tap.written_packets:,} written"]
-    parts += [
-        f"{number:,} {meaning}"
-        for number, meaning in (
-            (tap.unwritten_packets, "could not be written and are lost"),
-            (books.lost_packets, "lost, the ring was full: raise --ring-size"),
-            (books.refused_packets, "of sessions that found no place (--sessions)"),
-            (books.watched_packets, "of sessions at their limit (--packets-per-session)"),
-            (books.elsewhere_packets, "at other points as well"),
-        )
-        if number
-    ]
-    level = logging.WARNING if tap.unwritten_packets or books.lost_packets else logging.INFO
-    log.log(level, "packet features: %s", "; ".join(parts))
-
-
 class FeatureTap:
-    """Reads `source` and writes to `sinks`. Close it after use."""
+    """Reads `source` and writes to `sinks`, which are whoever opened them's. Close it after use."""
 
     def __init__(
         self, source: FeatureSource, sinks: Sequence[FeatureSink], options: TapOptions, clock: Clock
@@ -82,10 +63,8 @@ class FeatureTap:
         source.set_utc_offset(clock.utc_offset_ns())
 
     def close(self) -> None:
-        """Closes the source and the sinks."""
+        """Closes the source."""
         self._source.close()
-        for sink in self._sinks:
-            sink.close()
 
     def books(self) -> FeatureBooks:
         """What became of the packets since the tap was opened."""
@@ -115,7 +94,7 @@ class FeatureTap:
 
     def finish(self) -> list[str]:
         """Writes the rest; what the sinks complain of. Whoever comes next finds places free."""
-        self.read()
+        self._take()
         self._source.free_silent(max(0, self._clock.now_mono_ns() - self._options.idle_ns))
         self._write()
         complaints = [self._complaint] if self._complaint else []
@@ -126,20 +105,41 @@ class FeatureTap:
                 complaints.append(str(error))
         return complaints
 
+    def report(self) -> None:
+        """Logs one line that accounts for every packet of this run, of the protocols that were asked for."""
+        books = self.books()
+        parts = [f"{self.written_packets:,} written"]
+        parts += [
+            f"{number:,} {meaning}"
+            for number, meaning in (
+                (self.unwritten_packets, "could not be written and are lost"),
+                (books.lost_packets, "lost, the ring was full: raise --ring-size"),
+                (books.refused_packets, "of sessions that found no place (--sessions)"),
+                (books.watched_packets, "of sessions at their limit (--packets-per-session)"),
+                (books.elsewhere_packets, "at other points as well"),
+            )
+            if number
+        ]
+        level = logging.WARNING if self.unwritten_packets or books.lost_packets else logging.INFO
+        log.log(level, "packet features: %s", "; ".join(parts))
+
     def read(self) -> None:
         """Reads what came. Much of it is written at once."""
         if self._rows >= KEPT_MOST:
             return
-        packets = self._source.read()
-        if len(packets):
-            self._gathered.append(packets)
-            self._rows += len(packets)
+        self._take()
         if self._rows >= WRITTEN_AT_ONCE:
             self._write()
         lost = self.books().lost_packets
         if lost >= max(1, 2 * self._lost_said):
             log.warning("%d packets whose features were asked for are lost: raise --ring-size", lost)
             self._lost_said = lost
+
+    def _take(self) -> None:
+        packets = self._source.read()
+        if len(packets):
+            self._gathered.append(packets)
+            self._rows += len(packets)
 
     def _free_places(self, now_ns: int) -> None:
         if now_ns >= self._silent_at_ns:

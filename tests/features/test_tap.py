@@ -14,7 +14,7 @@ from feature_samples import packet, session
 from flowmon import abi
 from flowmon.errors import SinkError
 from flowmon.features import tap as tap_module
-from flowmon.features.tap import FeatureTap, TapOptions, report
+from flowmon.features.tap import FeatureTap, TapOptions
 from flowmon.kernel.feature_source import FeatureBooks
 from samples import NS, key
 
@@ -167,11 +167,21 @@ def test_a_sink_that_refuses_gets_it_again(
     assert [sink.rows for sink in scene.sinks] == [[10], []]
     # 10 are on their way, 20 are kept, and the rest stays in the ring.
     assert len(scene.source.coming) == 1
-    assert scene.tap.finish() == ["the disk is full"]
     scene.sinks[1].refuses = ""
     scene.tend(1)
     scene.tend(1)
     assert [sink.rows for sink in scene.sinks] == [[10, 20, 10], [10, 20, 10]]
+
+
+def test_what_a_sink_refuses_to_the_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left in the ring as well."""
+    monkeypatch.setattr(tap_module, "KEPT_MOST", 12)
+    scene = Scene()
+    scene.sinks[0].refuses = "the disk is full"
+    for _ in range(4):
+        scene.tend(1, session(key(), 10))
+    assert scene.tap.finish() == ["the disk is full"]
+    assert (scene.tap.written_packets, scene.tap.unwritten_packets) == (0, 40)
 
 
 def test_what_a_sink_says_at_the_end_is_told(scene: Scene) -> None:
@@ -235,11 +245,11 @@ def test_report_names_what_there_is_of_this_run(scene: Scene, caplog: pytest.Log
     """What was lost before it began was another's."""
     scene.tend(1, session(key(), 10))
     with caplog.at_level(logging.INFO):
-        report(scene.tap)
+        scene.tap.report()
         scene.source.lost = 2
         scene.sinks[0].refuses = "the disk is full"
         scene.tend(1, session(key(), 20))
-        report(scene.tap)
+        scene.tap.report()
     said = [
         (record.levelname, record.message)
         for record in caplog.records
