@@ -11,7 +11,7 @@ from flowmon.errors import ConfigError
 
 if TYPE_CHECKING:
     from flowmon.collector import CollectorOptions
-    from flowmon.kernel.loader import Features, LoadOptions
+    from flowmon.kernel.load_options import Features, LoadOptions
     from flowmon.session import Where
 
 # What takes time to import is imported where it is used.
@@ -37,7 +37,7 @@ def where(options: dict[str, Any]) -> Where:
 def load_options(options: dict[str, Any], owner_pid: int) -> LoadOptions:
     """How the programs are loaded; owner_pid: who takes them away again, or 0."""
     from flowmon.abi import TimeSource
-    from flowmon.kernel.loader import OBJECT, Guard, LoadOptions
+    from flowmon.kernel.load_options import OBJECT, Guard, LoadOptions
 
     if not options["features"]:
         _refuse(_OF_FEATURES)
@@ -78,7 +78,7 @@ def _features(options: dict[str, Any]) -> Features:
     """Which packets are captured one by one. Raises ConfigError."""
     from flowmon.abi import FEATURE_PACKET, FeaturesProtocol
     from flowmon.kernel import ring
-    from flowmon.kernel.loader import Features
+    from flowmon.kernel.load_options import Features
 
     ring_octets = options["ring_size"] * MIB
     option = given_as("ring_size", "--ring-size")

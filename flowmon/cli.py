@@ -412,13 +412,12 @@ def _collect(options: dict[str, Any]) -> None:
         options["splt"] = options["splt"] or loader.loaded_options(pin_set).first_packets
     if not where.anywhere:
         _check_loaded(pin_set, options)
-        watching = _watching(options)
-        outputs = Outputs(_sinks(options), _feature_output(options))
+    watching = _watching(options)
+    outputs = Outputs(_sinks(options), _feature_output(options))
+    if not where.anywhere:
         with session.collector_lock(pin_set):
             run(pin_set, where, None, outputs, watching, collector_options, options["pid_file"])
         return
-    watching = _watching(options)
-    outputs = Outputs(_sinks(options), _feature_output(options))
     _check_feature_outputs(pin_set, options, outputs.features)
     work = _load(pin_set, options, where, owner_pid=os.getpid())
     try:
@@ -498,16 +497,5 @@ def _daemon_arguments(options: dict[str, Any], pin_set: PinSet) -> list[str]:
     for key, option in config.settings(start).items():
         # The log is its standard output.
         if (key not in of_load or key == "never-block") and key != "log-file":
-            arguments += _as_arguments(key, option, options[option.name])
+            arguments += config.as_arguments(key, option, options[option.name])
     return arguments
-
-
-def _as_arguments(key: str, option: click.Option, value: Any) -> list[str]:
-    if option.is_flag:
-        return [f"--{key}"] if value else []
-    values = value if option.multiple else (value,)
-    return [
-        f"--{key}={each.absolute() if isinstance(each, Path) else each}"
-        for each in values
-        if each is not None
-    ]

@@ -142,3 +142,15 @@ def _converted(context: click.Context, option: click.Option, value: Any, origin:
         return _Setting(option.type_cast_value(context, value), origin)
     except (click.BadParameter, ValueError, OverflowError) as error:
         raise ConfigError(f"{origin}: {error}") from None
+
+
+def as_arguments(key: str, option: click.Option, value: Any) -> list[str]:
+    """A value as the command line has it."""
+    if option.is_flag:
+        return [f"--{key}"] if value else []
+    values = value if option.multiple else (value,)
+    return [
+        f"--{key}={each.absolute() if isinstance(each, Path) else each}"
+        for each in values
+        if each is not None
+    ]

@@ -34,6 +34,7 @@ from flowmon.errors import FlowmonError
 from flowmon.kernel import attach, loader, pins, probe
 from flowmon.kernel.attach import Filter
 from flowmon.kernel.interfaces import Interface, interfaces
+from flowmon.kernel.load_options import OBJECT
 from flowmon.kernel.pins import MAP_LAYOUTS, PROGRAMS, PinSet
 from flowmon.kernel.probe import TcxProgram
 
@@ -273,7 +274,7 @@ def judge_object(path: Path, refusal: str | None, *, is_present: bool, bcc_works
 
 
 def _object() -> list[Finding]:
-    path = loader.OBJECT
+    path = OBJECT
     is_present = path.exists()
     may_load = _may_use_bpf() and all(finding.verdict is Verdict.OK for finding in _privileges())
     refusal = probe.object_loads(path) if is_present and may_load else None
@@ -353,7 +354,7 @@ def _headers(release: str, environment: "os._Environ[str] | dict[str, str]") -> 
 
 def _bcc() -> list[Finding]:
     headers = _headers(platform.release(), os.environ)
-    return [judge_bcc(_import_bcc(), headers, has_object=loader.OBJECT.exists())]
+    return [judge_bcc(_import_bcc(), headers, has_object=OBJECT.exists())]
 
 
 def judge_clang(path: str | None) -> Finding:

@@ -21,7 +21,8 @@ from flowmon.errors import FlowmonError, SinkError
 from flowmon.features.tap import SILENT_EVERY_NS, FeatureTap
 from flowmon.kernel.feature_source import FeatureSource
 from flowmon.kernel.flow_table import FLOW_STATE, WATCHED_STATE, Books, FlowTable
-from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.load_options import LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from flowmon.kernel.replay import Feed, Replay, feed_of
 from flowmon.outputs import FeatureOutput, Watching
 from flowmon.sinks import Sink

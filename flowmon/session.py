@@ -24,6 +24,7 @@ from flowmon.kernel import interfaces as net
 from flowmon.kernel import loader, pins
 from flowmon.kernel.attach import Attachments, attachments, filters
 from flowmon.kernel.interfaces import Interface
+from flowmon.kernel.load_options import DEFAULT_MAX_FLOWS, LoadOptions
 from flowmon.kernel.pins import PinSet
 
 log = logging.getLogger("flowmon")
@@ -67,7 +68,7 @@ def is_pinned(pin_set: PinSet, table_id: int) -> bool:
         return False
 
 
-def load(pin_set: PinSet, options: loader.LoadOptions, where: Where) -> Work:
+def load(pin_set: PinSet, options: LoadOptions, where: Where) -> Work:
     """Loads and attaches.
 
     A name that does not exist is found out before anything is done.
@@ -124,7 +125,7 @@ def change(pin_set: PinSet, denies: Callable[[], bool]) -> bool:
         return _change(pin_set, replace(loader.loaded_options(pin_set), deny=denies()))
 
 
-def _change(pin_set: PinSet, options: loader.LoadOptions) -> bool:
+def _change(pin_set: PinSet, options: LoadOptions) -> bool:
     if options == loader.loaded_options(pin_set):
         return False
     if not pin_set.has_programs():  # after an unload: for the next load
@@ -310,13 +311,13 @@ def _chosen(netlink: IPRoute, where: Where) -> list[Interface]:
     return chosen
 
 
-def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
+def _check_same(pin_set: PinSet, options: LoadOptions) -> None:
     """Raises ConfigError where what is loaded is not what was asked for."""
     by = abi.Loader(int(loader.read_loaded_info(pin_set)["loader"][0])).name.lower()
     if options.loader not in ("auto", by):
         raise ConfigError(f"the programs were loaded by {by}: `flowmon purge` first, or leave --loader out")
     size = loader.table_info(pin_set).max_entries
-    if options.max_flows not in (size, loader.DEFAULT_MAX_FLOWS):
+    if options.max_flows not in (size, DEFAULT_MAX_FLOWS):
         raise ConfigError(
             f"the table that is loaded holds {size} flows, not {options.max_flows}:"
             " `flowmon purge` first (its flows are lost), or leave --max-flows out"
@@ -336,7 +337,7 @@ def _check_same(pin_set: PinSet, options: loader.LoadOptions) -> None:
         )
 
 
-def check_features(pin_set: PinSet, options: loader.LoadOptions) -> None:
+def check_features(pin_set: PinSet, options: LoadOptions) -> None:
     """Raises ConfigError where what is loaded captures other packets than those that were asked for, or none."""
     if options.features != loader.loaded_options(pin_set).features:
         raise ConfigError(
@@ -345,7 +346,7 @@ def check_features(pin_set: PinSet, options: loader.LoadOptions) -> None:
         )
 
 
-def _check_not_collected(pin_set: PinSet, options: loader.LoadOptions) -> None:
+def _check_not_collected(pin_set: PinSet, options: LoadOptions) -> None:
     """Raises KernelError where a collector has maps open that the load would take others in place of."""
     known = loader.loaded_options(pin_set)
     if (options.features, options.first_packets) == (known.features, known.first_packets):

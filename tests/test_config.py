@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from flowmon import cli as cli_module
 from flowmon import offline, options
 from flowmon.cli import cli
-from flowmon.config import ConfigurableCommand, settings, variable
+from flowmon.config import ConfigurableCommand, as_arguments, settings, variable
 from flowmon.errors import ConfigError
 from flowmon.kernel.pins import PinSet
 from refusal import assert_refused
@@ -472,9 +472,9 @@ def test_the_child_gets_lists_and_paths_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     many = click.Option(["--ipfix"], multiple=True)
     ca = click.Option(["--ipfix-ca"], type=options.NonEmptyPath())
-    assert cli_module._as_arguments("ipfix", many, ("a", "-b")) == ["--ipfix=a", "--ipfix=-b"]
-    assert cli_module._as_arguments("ipfix-ca", ca, Path("ca.pem")) == [f"--ipfix-ca={tmp_path}/ca.pem"]
-    assert cli_module._as_arguments("ipfix-ca", ca, None) == []
+    assert as_arguments("ipfix", many, ("a", "-b")) == ["--ipfix=a", "--ipfix=-b"]
+    assert as_arguments("ipfix-ca", ca, Path("ca.pem")) == [f"--ipfix-ca={tmp_path}/ca.pem"]
+    assert as_arguments("ipfix-ca", ca, None) == []
 
 
 def test_only_the_command_line_where_that_is_said(parsed, monkeypatch):

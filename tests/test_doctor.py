@@ -17,7 +17,7 @@ from flowmon import abi, doctor
 from flowmon.abi import Direction
 from flowmon.doctor import BccModule, Finding, Neighbours, Verdict
 from flowmon.errors import KernelError
-from flowmon.kernel import attach, libbpf, loader, pins, probe
+from flowmon.kernel import attach, libbpf, load_options, pins, probe
 from flowmon.kernel.attach import Filter
 from flowmon.kernel.interfaces import Interface
 from flowmon.kernel.pins import PinSet
@@ -433,7 +433,7 @@ def test_who_is_not_root_gets_fewer_findings_and_no_traceback() -> None:
     assert not findings.keys() & {feature.what for feature in doctor.FEATURES}
     closed = [finding["found"] for finding in findings.values() if "cannot be looked at" in finding["found"]]
     # The project may lie where only its owner may look.
-    assert all(str(loader.OBJECT) in found for found in closed)
+    assert all(str(load_options.OBJECT) in found for found in closed)
 
 
 @pytest.mark.kernel

@@ -15,7 +15,8 @@ from flowmon.captures.reader import Capture
 from flowmon.collector import Collector, CollectorOptions
 from flowmon.kernel import libbpf
 from flowmon.kernel.flow_table import Books, FlowTable
-from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.load_options import LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from flowmon.kernel.pins import MapSource
 from flowmon.offline import Reading
 from flowmon.sinks import Metering

@@ -17,7 +17,8 @@ from flowmon.abi import FeaturesProtocol, TimeSource
 from flowmon.captures.reader import Capture
 from flowmon.kernel import ring
 from flowmon.kernel.feature_source import FeatureSource
-from flowmon.kernel.loader import Features, LoadOptions, PrivateSet
+from flowmon.kernel.load_options import Features, LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from flowmon.kernel.replay import Replay, feed_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("kernel")]

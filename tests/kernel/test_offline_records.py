@@ -23,7 +23,8 @@ from flowmon.captures import reader
 from flowmon.captures.reader import Capture
 from flowmon.collector import CollectorOptions
 from flowmon.expiry import Timeouts
-from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.load_options import LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from flowmon.kernel.replay import RecordFeed, Replay
 from flowmon.offline import Reading
 from flowmon.sinks.gathered import GatheringSink

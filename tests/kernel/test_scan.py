@@ -26,7 +26,8 @@ from flowmon.captures.reader import Capture
 from flowmon.expiry import AT_ONCE, EndReason, Timeouts, decide
 from flowmon.kernel import libbpf, scan
 from flowmon.kernel.flow_table import FlowTable, Resident, Snapshot, map_into_memory
-from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.load_options import LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from flowmon.kernel.replay import Replay
 from flowmon.offline import NEVER
 from kernel.test_programs import CAPTURES

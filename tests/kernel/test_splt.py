@@ -22,7 +22,8 @@ from flowmon.collector import Collector, CollectorOptions
 from flowmon.elements import LISTING_SCHEMA, LISTS, RECORD_SCHEMA
 from flowmon.kernel import loader as loader_module
 from flowmon.kernel.flow_table import FlowTable
-from flowmon.kernel.loader import LoadOptions, PrivateSet
+from flowmon.kernel.load_options import LoadOptions
+from flowmon.kernel.loader import PrivateSet
 from kernel.offline import flowmon, packets_of, read
 from kernel.replay import List, _NoClock, run_capture, run_super_packet
 from many_flows import write_many_flows
